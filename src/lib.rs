@@ -1,0 +1,9 @@
+//! keycard issues short-lived `PostgreSQL` credentials on request and takes them back on time.
+//!
+//! ARCHITECTURE.md is the map: modules, invariants and the walk of one lease through the code.
+
+pub mod clock;
+pub mod fault;
+pub mod lease;
+pub mod queue;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The keycard command.
+
+fn main() {}
