@@ -1,30 +1,14 @@
 //! The one place where a lease changes state: a function for each state, a match over all events.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::decision::{
-    Answer, Decision, Denial, DenialCode, Effect, LoginChange, Notice, Outcome, Reason, Report,
-    Secrets, Then, Whose,
+use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
+use super::steps::{
+    OVERTAKEN, ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
+    denied, ended, failed, issue, overtaken, refused, renew, revoke, revoke_as_asked, terminate,
+    too_late, unknown_lease, unusable,
 };
-use super::{Asking, Cause, Event, Lease, NewLease, Policy, RolePolicy, State};
-
-/// Requests are remembered this long, so nothing older may be carried out.
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
-
-/// A request may be dated this far ahead of the database's clock.
-const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
-
-/// How soon a delivery comes back that another attempt has overtaken.
-const OVERTAKEN: SignedDuration = SignedDuration::from_secs(1);
-
-/// When the secrets of a closed lease are deleted once more, against writers that were late.
-const RECHECK: SignedDuration = SignedDuration::from_mins(15);
-
-/// Longest pause between attempts at a revocation that is not stuck, in seconds.
-const RETRY_SECONDS_MAX: i64 = 30;
-
-/// Pause between attempts at a revocation that is stuck, in seconds.
-const STUCK_RETRY_SECONDS: i64 = 300;
+use super::{Cause, Event, Lease, Policy, State};
 
 /// Decides what `event` does to `lease` at `now`, the ledger's clock read under the lease's lock.
 ///
@@ -71,12 +55,15 @@ fn issuing(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Dec
         Event::Request(_) | Event::Wake { .. } => deliver_again(lease, now, policy),
         Event::Renew { .. } => defer(now + OVERTAKEN, "the lease is still being issued"),
         Event::Revoke(asking) => revoke_as_asked(lease, asking, now, policy),
-        Event::Delivered { attempt } if *attempt != lease.attempt => overtaken(*attempt, now),
+        Event::Delivered { attempt } | Event::Failed { attempt, .. }
+            if *attempt != lease.attempt =>
+        {
+            overtaken(*attempt, now)
+        }
         Event::Delivered { .. } if lease.is_due(now) => {
             revoke(lease, Cause::Expired, now, policy, "expired while issuing")
         }
         Event::Delivered { .. } => activate(lease),
-        Event::Failed { attempt, .. } if *attempt != lease.attempt => overtaken(*attempt, now),
         Event::Failed { reason, .. } => Decision {
             next: Some(Lease {
                 held_until: None,
@@ -84,7 +71,17 @@ fn issuing(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Dec
             }),
             ..defer(now + OVERTAKEN, reason.clone())
         },
-        Event::Refused { event, reason } => refused(lease, event, reason, now, policy),
+        Event::Refused {
+            event,
+            terminated,
+            reason,
+        } => refused(
+            &count_sessions(lease, *terminated),
+            event,
+            reason,
+            now,
+            policy,
+        ),
         Event::SessionsGone { .. } | Event::Cleared { .. } => too_late(now),
     }
 }
@@ -109,7 +106,17 @@ fn active(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Deci
         Event::Delivered { .. } => {
             defer(now + OVERTAKEN, "delivered before; the answer is replayed")
         }
-        Event::Refused { event, reason } => refused(lease, event, reason, now, policy),
+        Event::Refused {
+            event,
+            terminated,
+            reason,
+        } => refused(
+            &count_sessions(lease, *terminated),
+            event,
+            reason,
+            now,
+            policy,
+        ),
         Event::SessionsGone { .. } | Event::Cleared { .. } | Event::Failed { .. } => too_late(now),
     }
 }
@@ -143,19 +150,24 @@ fn revoking(
         }
         Event::Failed { attempt, .. } if *attempt != lease.attempt => too_late(now),
         Event::Failed { reason, .. } => failed(lease, reason, now),
-        Event::Refused { event, reason } => match event.as_ref() {
-            Event::SessionsGone { terminated, .. } => {
-                failed(&count_sessions(lease, *terminated), reason, now)
-            }
-            Event::Request(_)
-            | Event::Renew { .. }
-            | Event::Revoke(_)
-            | Event::Wake { .. }
-            | Event::Delivered { .. }
-            | Event::Cleared { .. }
-            | Event::Failed { .. }
-            | Event::Refused { .. } => failed(lease, reason, now),
-        },
+        Event::Refused {
+            event,
+            terminated,
+            reason,
+        } => {
+            let gone = match event.as_ref() {
+                Event::SessionsGone { terminated, .. } => *terminated,
+                Event::Request(_)
+                | Event::Renew { .. }
+                | Event::Revoke(_)
+                | Event::Wake { .. }
+                | Event::Delivered { .. }
+                | Event::Cleared { .. }
+                | Event::Failed { .. }
+                | Event::Refused { .. } => 0,
+            };
+            failed(&count_sessions(lease, gone + terminated), reason, now)
+        }
         Event::Cleared { .. } => too_late(now),
     }
 }
@@ -244,7 +256,7 @@ fn unknown(event: &Event, now: Timestamp, policy: &Policy) -> Decision {
             effects: vec![Effect::DeleteSecrets(Secrets::Of(*attempt))],
             ..ack("the ledger does not know the lease")
         },
-        Event::Refused { event, reason } => match event.as_ref() {
+        Event::Refused { event, reason, .. } => match event.as_ref() {
             Event::Request(_) => denied(unusable(reason)),
             Event::Renew { .. }
             | Event::Revoke(_)
@@ -276,455 +288,4 @@ fn held_against(lease: &Lease, event: &Event, now: Timestamp) -> Option<Timestam
         | Event::Refused { .. } => false,
     };
     disturbs.then_some(until)
-}
-
-fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision {
-    if let Some(denial) = stale(&new.asking, now, policy) {
-        return denied(denial);
-    }
-    let Some(role) = &policy.role else {
-        return denied(Denial {
-            code: DenialCode::RoleNotAllowed,
-            message: "the role does not exist, or it does not name this requester in `requesters`"
-                .into(),
-        });
-    };
-    let (ttl, ttl_clamped) = match asked_ttl(new.ttl_seconds, role) {
-        Ok(asked) => asked,
-        Err(denial) => return denied(denial),
-    };
-    if let Some(max) = role.leases_max
-        && new.live_leases >= max
-    {
-        return denied(Denial {
-            code: DenialCode::LeaseLimit,
-            message: format!(
-                "{} leases of this role are alive and `max_leases` is {max}; revoke one or wait for one to expire",
-                new.live_leases
-            )
-            .into(),
-        });
-    }
-    let issued_at = whole_second(now);
-    let next = Lease {
-        id: new.id.clone(),
-        role: new.role.clone(),
-        requester: new.asking.by.clone(),
-        username: new.username.clone(),
-        issued_at,
-        expires_at: issued_at + ttl,
-        max_expires_at: issued_at + role.max_ttl,
-        ttl_clamped,
-        generation: 1,
-        attempt: 1,
-        held_until: Some(now + policy.hold),
-        sessions_terminated: 0,
-        state: State::Issuing,
-    };
-    deliver(next, LoginChange::Create, "a credential was asked for")
-}
-
-fn deliver_again(lease: &Lease, now: Timestamp, policy: &Policy) -> Decision {
-    let next = Lease {
-        attempt: lease.attempt + 1,
-        held_until: Some(now + policy.hold),
-        ..lease.clone()
-    };
-    deliver(
-        next,
-        LoginChange::ResetPassword,
-        "the earlier attempt did not finish",
-    )
-}
-
-fn deliver(next: Lease, login: LoginChange, reason: &'static str) -> Decision {
-    Decision {
-        next: Some(next),
-        login: Some(login),
-        answers: vec![],
-        effects: vec![Effect::PutSecret, Effect::ArmExpiry],
-        then: Then::Report(Report::Delivered),
-        reason: reason.into(),
-    }
-}
-
-fn activate(lease: &Lease) -> Decision {
-    let mut effects = vec![Effect::Answer];
-    if lease.attempt > 1 {
-        effects.push(Effect::DeleteSecrets(Secrets::Superseded));
-    }
-    Decision {
-        next: Some(Lease {
-            held_until: None,
-            state: State::Active,
-            ..lease.clone()
-        }),
-        answers: vec![Answer {
-            to: Whose::Issue,
-            outcome: Outcome::Issued,
-        }],
-        effects,
-        ..ack("the credential is delivered")
-    }
-}
-
-fn renew(
-    lease: &Lease,
-    asking: &Asking,
-    ttl_seconds: Option<i64>,
-    now: Timestamp,
-    policy: &Policy,
-) -> Decision {
-    if lease.is_due(now) {
-        return denied(ended());
-    }
-    if let Some(denial) = stale(asking, now, policy) {
-        return denied(denial);
-    }
-    let Some(role) = &policy.role else {
-        return denied(Denial {
-            code: DenialCode::RoleNotAllowed,
-            message: "the lease's role is no longer granted to its requester; the lease ends as it was told".into(),
-        });
-    };
-    let (ttl, ttl_clamped) = match asked_ttl(ttl_seconds, role) {
-        Ok(asked) => asked,
-        Err(denial) => return denied(denial),
-    };
-    let asked = whole_second(now) + ttl;
-    let next = Lease {
-        expires_at: asked.min(lease.max_expires_at),
-        generation: lease.generation + 1,
-        ..lease.clone()
-    };
-    Decision {
-        answers: vec![Answer {
-            to: Whose::Asker,
-            outcome: Outcome::Renewed {
-                previous_expires_at: lease.expires_at,
-                ttl_clamped: ttl_clamped || asked > lease.max_expires_at,
-            },
-        }],
-        next: Some(next),
-        login: Some(LoginChange::Renew),
-        effects: vec![Effect::ArmExpiry, Effect::Answer],
-        ..ack("a renewal was asked for")
-    }
-}
-
-fn revoke_as_asked(lease: &Lease, asking: &Asking, now: Timestamp, policy: &Policy) -> Decision {
-    match cause(lease, asking) {
-        None => denied(unknown_lease()),
-        Some(_) if now.duration_since(asking.at) > REMEMBERED => denied(too_old()),
-        Some(cause) => revoke(lease, cause, now, policy, "revocation was asked for"),
-    }
-}
-
-/// Drops the login in one transaction: the fast path, and the last step of the slow one.
-fn revoke(
-    lease: &Lease,
-    cause: Cause,
-    now: Timestamp,
-    policy: &Policy,
-    reason: &'static str,
-) -> Decision {
-    let state = State::Dropped {
-        cause,
-        revoked_at: now,
-        failures: 0,
-        retry_at: now,
-    };
-    let mut decision = clear(lease, state, now, policy, reason);
-    decision.login = Some(LoginChange::Drop);
-    end_issue(lease, &mut decision, ended());
-    decision
-}
-
-/// Answers the request of a lease that ends before it was delivered.
-fn end_issue(lease: &Lease, decision: &mut Decision, denial: Denial) {
-    if lease.state == State::Issuing {
-        decision.answers.push(Answer {
-            to: Whose::Issue,
-            outcome: Outcome::Denied(denial),
-        });
-        decision.effects.push(Effect::Answer);
-    }
-}
-
-fn clear(
-    lease: &Lease,
-    state: State,
-    now: Timestamp,
-    policy: &Policy,
-    reason: &'static str,
-) -> Decision {
-    Decision {
-        next: Some(Lease {
-            attempt: lease.attempt + 1,
-            held_until: Some(now + policy.hold),
-            state,
-            ..lease.clone()
-        }),
-        effects: vec![
-            Effect::TerminateSessions,
-            Effect::DeleteSecrets(Secrets::All),
-            Effect::Publish(Notice::Revoked),
-        ],
-        then: Then::Report(Report::Cleared),
-        ..ack(reason)
-    }
-}
-
-fn close(lease: &Lease, (cause, revoked_at): (Cause, Timestamp), now: Timestamp) -> Decision {
-    let state = State::Closed {
-        cause,
-        revoked_at,
-        recheck_at: Some(now + RECHECK),
-    };
-    Decision {
-        next: Some(Lease {
-            held_until: None,
-            state,
-            ..lease.clone()
-        }),
-        answers: vec![Answer {
-            to: Whose::Revokers,
-            outcome: Outcome::Revoked,
-        }],
-        effects: vec![Effect::Answer],
-        ..ack("login and secrets are gone")
-    }
-}
-
-/// The slow path: the login cannot be dropped yet, so it is disabled and its sessions end.
-fn terminate(
-    lease: &Lease,
-    state: State,
-    now: Timestamp,
-    policy: &Policy,
-    reason: Reason,
-) -> Decision {
-    Decision {
-        next: Some(Lease {
-            attempt: lease.attempt + 1,
-            held_until: Some(now + policy.hold),
-            state,
-            ..lease.clone()
-        }),
-        login: Some(LoginChange::Disable),
-        effects: vec![Effect::TerminateSessions],
-        then: Then::Report(Report::SessionsGone),
-        ..ack(reason)
-    }
-}
-
-/// Postgres refused the login change that was decided on `event` for a lease that is alive.
-fn refused(
-    lease: &Lease,
-    event: &Event,
-    reason: &Reason,
-    now: Timestamp,
-    policy: &Policy,
-) -> Decision {
-    let (cause, denial) = match event {
-        Event::Renew { .. } => return denied(unusable(reason)),
-        Event::Revoke(asking) => (cause(lease, asking).unwrap_or(Cause::Operator), ended()),
-        Event::Request(_) | Event::Wake { .. } if !lease.is_due(now) => {
-            (Cause::Missing, unusable(reason))
-        }
-        Event::Request(_)
-        | Event::Wake { .. }
-        | Event::Delivered { .. }
-        | Event::SessionsGone { .. }
-        | Event::Cleared { .. }
-        | Event::Failed { .. }
-        | Event::Refused { .. } => (Cause::Expired, ended()),
-    };
-    let state = State::Revoking {
-        cause,
-        failures: 0,
-        retry_at: now,
-    };
-    let mut decision = terminate(lease, state, now, policy, reason.clone());
-    end_issue(lease, &mut decision, denial);
-    decision
-}
-
-/// The attempt at ending a lease has failed: the next one comes later, and later still.
-fn failed(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision {
-    let mut state = lease.state.clone();
-    let (State::Revoking {
-        failures, retry_at, ..
-    }
-    | State::Dropped {
-        failures, retry_at, ..
-    }) = &mut state
-    else {
-        return too_late(now);
-    };
-    *failures += 1;
-    *retry_at = now + pause(*failures, lease);
-    let until = *retry_at;
-    let next = Lease {
-        held_until: None,
-        state,
-        ..lease.clone()
-    };
-    let effects = if next.is_stuck() {
-        vec![Effect::Publish(Notice::RevocationFailed {
-            reason: reason.clone(),
-        })]
-    } else {
-        vec![]
-    };
-    Decision {
-        next: Some(next),
-        effects,
-        ..defer(until, reason.clone())
-    }
-}
-
-/// 1, 2, 4, 8, 16 s, then 5 min once the lease is stuck; up to a quarter more, spread by lease id,
-/// so that what failed together does not return together.
-fn pause(failures: u32, lease: &Lease) -> SignedDuration {
-    let seconds = if failures >= super::STUCK_AFTER_FAILURES {
-        STUCK_RETRY_SECONDS
-    } else {
-        (1_i64 << failures.saturating_sub(1)).min(RETRY_SECONDS_MAX)
-    };
-    let spread = i64::from(lease.id.uuid.as_bytes()[15]);
-    SignedDuration::from_millis(seconds * 1000 + seconds * 250 * spread / 255)
-}
-
-/// The attempt's secret must not stay: another attempt delivers, or the lease is over.
-fn overtaken(attempt: u32, now: Timestamp) -> Decision {
-    Decision {
-        effects: vec![Effect::DeleteSecrets(Secrets::Of(attempt))],
-        ..defer(now + OVERTAKEN, "overtaken by another attempt")
-    }
-}
-
-fn too_late(now: Timestamp) -> Decision {
-    defer(now + OVERTAKEN, "overtaken by another attempt")
-}
-
-fn count_sessions(lease: &Lease, terminated: u32) -> Lease {
-    Lease {
-        sessions_terminated: lease.sessions_terminated.saturating_add(terminated),
-        ..lease.clone()
-    }
-}
-
-/// The cause a revocation by `asking` has; `None` when the lease is none of its business.
-fn cause(lease: &Lease, asking: &Asking) -> Option<Cause> {
-    if asking.by == lease.requester {
-        Some(Cause::Requested)
-    } else if asking.operator {
-        Some(Cause::Operator)
-    } else {
-        None
-    }
-}
-
-/// Why a request or renewal is no longer carried out.
-fn stale(asking: &Asking, now: Timestamp, policy: &Policy) -> Option<Denial> {
-    let age = now.duration_since(asking.at);
-    if age < -CLOCK_SKEW_MAX {
-        return Some(Denial {
-            code: DenialCode::InvalidEvent,
-            message: "`time` lies more than five minutes ahead; set the sender's clock".into(),
-        });
-    }
-    let over = match asking.expires_at {
-        Some(deadline) => now >= deadline || age > REMEMBERED,
-        None => age > policy.request_age_max,
-    };
-    over.then(too_old)
-}
-
-/// The time to live to grant, and whether it is shorter than what was asked.
-fn asked_ttl(
-    ttl_seconds: Option<i64>,
-    role: &RolePolicy,
-) -> Result<(SignedDuration, bool), Denial> {
-    let Some(seconds) = ttl_seconds else {
-        return Ok((role.default_ttl, false));
-    };
-    let min = role.min_ttl.as_secs().max(1);
-    if seconds < min {
-        return Err(Denial {
-            code: DenialCode::TtlInvalid,
-            message: format!("`ttl_seconds` is {seconds} and the role's minimum is {min}; ask for more or leave it out").into(),
-        });
-    }
-    let asked = SignedDuration::from_secs(seconds);
-    Ok((asked.min(role.max_ttl), asked > role.max_ttl))
-}
-
-fn whole_second(now: Timestamp) -> Timestamp {
-    now - SignedDuration::from_nanos(i64::from(now.subsec_nanosecond()))
-}
-
-fn ack(reason: impl Into<Reason>) -> Decision {
-    Decision {
-        next: None,
-        login: None,
-        answers: vec![],
-        effects: vec![],
-        then: Then::Ack,
-        reason: reason.into(),
-    }
-}
-
-fn defer(until: Timestamp, reason: impl Into<Reason>) -> Decision {
-    Decision {
-        then: Then::Defer(until),
-        ..ack(reason)
-    }
-}
-
-fn answered(outcome: Outcome, reason: &'static str) -> Decision {
-    Decision {
-        answers: vec![Answer {
-            to: Whose::Asker,
-            outcome,
-        }],
-        effects: vec![Effect::Answer],
-        ..ack(reason)
-    }
-}
-
-fn denied(denial: Denial) -> Decision {
-    answered(Outcome::Denied(denial), "denied")
-}
-
-fn unknown_lease() -> Denial {
-    Denial {
-        code: DenialCode::LeaseUnknown,
-        message: "no such lease, or it belongs to another requester".into(),
-    }
-}
-
-fn ended() -> Denial {
-    Denial {
-        code: DenialCode::LeaseEnded,
-        message: "the lease is over; request a new credential".into(),
-    }
-}
-
-fn too_old() -> Denial {
-    Denial {
-        code: DenialCode::TooOld,
-        message: "the command waited longer than it may; send a new one".into(),
-    }
-}
-
-fn unusable(reason: &Reason) -> Denial {
-    Denial {
-        code: DenialCode::RoleUnusable,
-        message: format!(
-            "Postgres refused the role's statements ({reason}); the role must be mended"
-        )
-        .into(),
-    }
 }

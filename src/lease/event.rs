@@ -53,6 +53,8 @@ pub enum Event {
     Refused {
         /// What the refused change was an answer to.
         event: Box<Event>,
+        /// Sessions of the login that were told to end all the same.
+        terminated: u32,
         /// What Postgres said, for people.
         reason: Reason,
     },

@@ -8,6 +8,7 @@ mod decide;
 mod decision;
 mod event;
 mod identity;
+mod steps;
 
 pub use decide::decide;
 pub use decision::{
