@@ -7,3 +7,4 @@ pub mod fault;
 pub mod lease;
 pub mod queue;
 pub mod store;
+pub mod wire;
