@@ -32,6 +32,9 @@ pub(super) fn parse(url: &str) -> Result<AMQPUri, UrlFault> {
                 r#"take it out and set password = { env = "NAME" }"#.to_owned(),
             ));
         }
+        Some((user, _)) if user.contains(['/', '?', '@']) => {
+            return fault("has an @ that is not between user and host (write %40 for it)");
+        }
         Some((user, rest)) => (decoded(user)?, rest),
         None => (String::new(), rest),
     };
@@ -151,6 +154,10 @@ mod tests {
             ("amqps://canary@/v", "names no host"),
             ("amqps://k@b:canary/v", "has an invalid port"),
             ("amqps://k@b:0/v", "has an invalid port"),
+            (
+                "amqps://k@b/canary@x",
+                "has an @ that is not between user and host (write %40 for it)",
+            ),
             (
                 "amqps://k@b/v?canary=1",
                 "has an option that keycard does not know",
