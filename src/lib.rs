@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map: modules, invariants and the walk of one lease through the code.
 
 pub mod clock;
+pub mod config;
 pub mod fault;
 pub mod lease;
 pub mod queue;

@@ -1,0 +1,302 @@
+//! keycard.toml and the environment, validated as a whole.
+//!
+//! This is the only reader of the environment. A variable overrides a key of the file: `KEYCARD_`
+//! and the key's path in upper case, `__` for its dots, `_` for everything else that no variable's
+//! name can hold (`KEYCARD_DATABASES__MY_POSTGRES_DB__CONNECTION_URL`). All faults are reported at
+//! once, each with its key and its remedy; what could be secret is never repeated.
+//!
+//! [`KEYS`] lists every key with its default.
+
+mod broker;
+mod check;
+mod connection;
+mod conninfo;
+mod duration;
+mod environment;
+mod keys;
+mod overlay;
+mod password;
+mod problem;
+mod role;
+mod section;
+mod statements;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+use secrecy::{ExposeSecret, SecretString};
+use toml::Table;
+
+pub use connection::TlsMode;
+pub use environment::Environment;
+pub use keys::{KEYS, Key, Takes};
+pub use password::{LocalPassword, PasswordError, PasswordSource};
+pub use problem::{ConfigErrors, Problem};
+pub use statements::CreationStatements;
+
+use crate::lease::{Requester, RolePolicy};
+
+/// Where the file is looked for when no `--config` names it, in this order.
+pub const FILES: [&str; 2] = ["./keycard.toml", "/etc/keycard/keycard.toml"];
+
+/// A configuration without faults in itself: nothing was connected to.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Names this keycard in ledgers, secret tags and queues.
+    pub installation: String,
+    /// Who may renew and revoke any lease.
+    pub operators: BTreeSet<Requester>,
+    /// The databases by name, at least one.
+    pub databases: BTreeMap<String, Database>,
+    /// The roles by name. Each names one of the databases, which allows it.
+    pub roles: BTreeMap<String, Role>,
+    /// Where commands come from and results go.
+    pub queue: Queue,
+    /// Where credentials are put.
+    pub store: Store,
+    /// How the worker behaves.
+    pub worker: Worker,
+}
+
+/// A Postgres database that keycard administers.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// The admin user's password.
+    pub password: PasswordSource,
+    /// How connections are protected: `verify-full` unless the URL says otherwise or stays on this
+    /// host.
+    pub tls: TlsMode,
+    /// PEM file of the authorities trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The host that clients are told.
+    pub public_host: String,
+    /// The port that clients are told.
+    pub public_port: u16,
+    /// The database's own name, which clients are told as well.
+    pub dbname: String,
+    /// Most connections of one worker. 4 by default, as in Vault.
+    pub max_connections: u32,
+    settings: tokio_postgres::Config,
+}
+
+impl Database {
+    /// How to connect as the admin user. [`TlsMode`] says what the TLS of it has to verify.
+    #[must_use]
+    pub fn connection(&self, password: &SecretString) -> tokio_postgres::Config {
+        let mut settings = self.settings.clone();
+        settings.password(password.expose_secret());
+        settings
+    }
+
+    /// The admin user.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        self.settings.get_user().unwrap_or_default()
+    }
+}
+
+/// A template of logins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Role {
+    /// Key of its database.
+    pub database: String,
+    /// Group roles that each login becomes a member of; sorted, each once.
+    pub groups: Vec<String>,
+    /// SQL that creates the login; `None` only when there are groups.
+    pub creation_statements: Option<CreationStatements>,
+    /// Most connections of one login at a time.
+    pub connection_limit: Option<u32>,
+    /// Times to live and the cap on live leases.
+    pub policy: RolePolicy,
+    /// Who may ask for it. Nobody, if empty.
+    pub requesters: BTreeSet<Requester>,
+    /// Iterations of the SCRAM verifier. 4096 by default, as in Postgres.
+    pub scram_iterations: u32,
+}
+
+/// Where commands come from.
+#[derive(Debug, Clone)]
+pub enum Queue {
+    /// `RabbitMQ`, or another broker of AMQP 0-9-1.
+    Amqp(Amqp),
+}
+
+/// An AMQP broker.
+#[derive(Debug, Clone)]
+pub struct Amqp {
+    uri: AMQPUri,
+    /// The broker user's password.
+    pub password: PasswordSource,
+    /// PEM file of the authorities trusted instead of the system's; only with `amqps`.
+    pub ca_file: Option<PathBuf>,
+    /// Most messages that a worker holds at a time in each lane. 64 by default.
+    pub prefetch: u16,
+}
+
+impl Amqp {
+    /// How to connect.
+    #[must_use]
+    pub fn uri(&self, password: &SecretString) -> AMQPUri {
+        let mut uri = self.uri.clone();
+        password
+            .expose_secret()
+            .clone_into(&mut uri.authority.userinfo.password);
+        uri
+    }
+
+    /// keycard's own user, whose messages are believed to be keycard's.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+}
+
+/// Where credentials are put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Store {
+    /// `kind = "aws-secrets-manager"`.
+    Aws(Aws),
+    /// `kind = "directory"`.
+    Directory(Directory),
+}
+
+impl Store {
+    /// First part of every locator: `/`-separated parts of `[A-Za-z0-9_.-]`, at most 128 bytes.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        match self {
+            Self::Aws(aws) => &aws.prefix,
+            Self::Directory(directory) => &directory.prefix,
+        }
+    }
+}
+
+/// AWS Secrets Manager.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Aws {
+    /// See [`Store::prefix`].
+    pub prefix: String,
+    /// The region, if not the AWS environment's.
+    pub region: Option<String>,
+    /// The KMS key, if not the account's own `aws/secretsmanager`.
+    pub kms_key_id: Option<String>,
+}
+
+/// A directory with a file per lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directory {
+    /// See [`Store::prefix`].
+    pub prefix: String,
+    /// The directory, an absolute path.
+    pub path: PathBuf,
+}
+
+/// How the worker behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Worker {
+    /// Time between two sweeps of a ledger. 30 s by default.
+    pub sweep_interval: Duration,
+    /// How long work in flight may take to finish after SIGTERM. 25 s by default, 5 s less than
+    /// Kubernetes waits before it kills.
+    pub shutdown_grace: Duration,
+    /// Older requests are denied unless they carry their own expiry. 15 min by default.
+    pub max_request_age: Duration,
+}
+
+impl Config {
+    /// Reads the file (`path`, or the first of [`FILES`] that exists) and the environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let text = match path {
+            Some(path) => read(&[path]),
+            None => read(&FILES.map(Path::new)),
+        }?;
+        Self::parse(&text, environment)
+    }
+
+    /// Validates a file's content together with the environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn parse(text: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
+        let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
+        let problems = problem::Problems::default();
+        let raw = overlay::overlay(table, environment, &problems);
+        keys::report_unknown(&raw.table, &problems);
+        let config = check::config(&section::Section::top(section::Context {
+            raw: &raw,
+            environment,
+            problems: &problems,
+        }));
+        let variable = |key: &str| raw.variables.get(key).cloned();
+        match (problems.into_errors(variable), config) {
+            (None, Some(config)) => Ok(config),
+            (Some(errors), _) => Err(errors),
+            // Not reached: without a configuration there are problems.
+            (None, None) => Err(ConfigErrors::one(
+                "keycard.toml",
+                "cannot be used".to_owned(),
+                "please report this with the file",
+            )),
+        }
+    }
+
+    /// Tries every password that is in the environment or in a file: what a worker does when it
+    /// starts, and what a check of the file alone does without.
+    ///
+    /// # Errors
+    /// Every password that cannot be had.
+    pub fn check_passwords(&self) -> Result<(), ConfigErrors> {
+        check::passwords(self)
+            .into_errors(|_| None)
+            .map_or(Ok(()), Err)
+    }
+}
+
+/// The content of the first file that exists.
+fn read(candidates: &[&Path]) -> Result<String, ConfigErrors> {
+    for path in candidates {
+        match std::fs::read_to_string(path) {
+            Ok(text) => return Ok(text),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(ConfigErrors::one(
+                    &path.display().to_string(),
+                    format!("cannot be read: {error}"),
+                    "make it a UTF-8 file that keycard may read",
+                ));
+            }
+        }
+    }
+    let tried: Vec<String> = candidates
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    Err(ConfigErrors::one(
+        "--config",
+        format!("there is no {}", tried.join(" and no ")),
+        "create the file, or name another with --config PATH",
+    ))
+}
+
+fn syntax(text: &str, error: &toml::de::Error) -> ConfigErrors {
+    let before = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before[start_of_line..].chars().count() + 1;
+    ConfigErrors::one(
+        &format!("line {line}, column {column}"),
+        format!("is not TOML: {}", error.message().replace('\n', ", ")),
+        "mend the file's syntax there",
+    )
+}
