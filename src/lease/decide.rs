@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
 use super::steps::{
-    OVERTAKEN, ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
-    denied, ended, failed, issue, overtaken, refused, renew, revoke, revoke_as_asked, terminate,
-    too_late, unknown_lease, unusable,
+    ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
+    deliver_later, denied, ended, failed, issue, overtaken, refused, renew, revoke,
+    revoke_as_asked, soon, terminate, too_late, unknown_lease, unusable,
 };
 use super::{Cause, Event, Lease, Policy, State};
 
@@ -53,24 +53,15 @@ fn issuing(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Dec
             revoke(lease, Cause::Expired, now, policy, "expired while issuing")
         }
         Event::Request(_) | Event::Wake { .. } => deliver_again(lease, now, policy),
-        Event::Renew { .. } => defer(now + OVERTAKEN, "the lease is still being issued"),
+        Event::Renew { .. } => defer(soon(now), "the lease is still being issued"),
         Event::Revoke(asking) => revoke_as_asked(lease, asking, now, policy),
-        Event::Delivered { attempt } | Event::Failed { attempt, .. }
-            if *attempt != lease.attempt =>
-        {
-            overtaken(*attempt, now)
-        }
+        Event::Delivered { attempt } if *attempt != lease.attempt => overtaken(*attempt, now),
         Event::Delivered { .. } if lease.is_due(now) => {
             revoke(lease, Cause::Expired, now, policy, "expired while issuing")
         }
         Event::Delivered { .. } => activate(lease),
-        Event::Failed { reason, .. } => Decision {
-            next: Some(Lease {
-                held_until: None,
-                ..lease.clone()
-            }),
-            ..defer(now + OVERTAKEN, reason.clone())
-        },
+        Event::Failed { attempt, .. } if *attempt != lease.attempt => too_late(now),
+        Event::Failed { reason, .. } => deliver_later(lease, reason, now),
         Event::Refused {
             event,
             terminated,
@@ -103,9 +94,11 @@ fn active(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Deci
         },
         Event::Wake { .. } => ack("not due, and another expiry event is armed"),
         Event::Delivered { attempt } if *attempt != lease.attempt => overtaken(*attempt, now),
-        Event::Delivered { .. } => {
-            defer(now + OVERTAKEN, "delivered before; the answer is replayed")
+        // Its put may have happened all the same, after the delivering attempt had cleared up.
+        Event::Failed { attempt, .. } if (1..lease.attempt).contains(attempt) => {
+            overtaken(*attempt, now)
         }
+        Event::Delivered { .. } => defer(soon(now), "delivered before; the answer is replayed"),
         Event::Refused {
             event,
             terminated,
@@ -132,9 +125,8 @@ fn revoking(
     match event {
         Event::Request(_) => ack("the request was answered when the lease ended"),
         Event::Renew { .. } => denied(ended()),
-        Event::Revoke(_) | Event::Wake { .. } if now < retry_at => {
-            defer(retry_at, "the next attempt is not due yet")
-        }
+        // Who asks for the end may know that its hindrance is gone.
+        Event::Wake { .. } if now < retry_at => defer(retry_at, "the next attempt is not due yet"),
         Event::Revoke(_) | Event::Wake { .. } => terminate(
             lease,
             lease.state.clone(),
@@ -149,24 +141,21 @@ fn revoking(
             revoke(&counted, cause, now, policy, "no session is left")
         }
         Event::Failed { attempt, .. } if *attempt != lease.attempt => too_late(now),
+        // Held by nobody: this attempt's failure is counted, and what failed now is the notice of it.
+        Event::Failed { reason, .. } if lease.held_until.is_none() => {
+            defer(retry_at, reason.clone())
+        }
         Event::Failed { reason, .. } => failed(lease, reason, now),
         Event::Refused {
             event,
             terminated,
             reason,
         } => {
-            let gone = match event.as_ref() {
-                Event::SessionsGone { terminated, .. } => *terminated,
-                Event::Request(_)
-                | Event::Renew { .. }
-                | Event::Revoke(_)
-                | Event::Wake { .. }
-                | Event::Delivered { .. }
-                | Event::Cleared { .. }
-                | Event::Failed { .. }
-                | Event::Refused { .. } => 0,
-            };
-            failed(&count_sessions(lease, gone + terminated), reason, now)
+            let mut counted = count_sessions(lease, *terminated);
+            if let Event::SessionsGone { terminated, .. } = event.as_ref() {
+                counted = count_sessions(&counted, *terminated);
+            }
+            failed(&counted, reason, now)
         }
         Event::Cleared { .. } => too_late(now),
     }
@@ -183,9 +172,8 @@ fn dropped(
     match event {
         Event::Request(_) => ack("the request was answered when the lease ended"),
         Event::Renew { .. } => denied(ended()),
-        Event::Revoke(_) | Event::Wake { .. } if now < retry_at => {
-            defer(retry_at, "the next attempt is not due yet")
-        }
+        // Who asks for the end may know that its hindrance is gone.
+        Event::Wake { .. } if now < retry_at => defer(retry_at, "the next attempt is not due yet"),
         Event::Revoke(_) | Event::Wake { .. } => clear(
             lease,
             lease.state.clone(),
@@ -223,6 +211,7 @@ fn closed(
             ..ack("late writers may have left a secret")
         },
         Event::Wake { .. } => ack("the lease is closed"),
+        Event::Cleared { attempt } if *attempt != lease.attempt => too_late(now),
         Event::Cleared { .. } => Decision {
             next: Some(Lease {
                 state: State::Closed {
@@ -252,10 +241,9 @@ fn unknown(event: &Event, now: Timestamp, policy: &Policy) -> Decision {
             ],
             ..ack("the ledger does not know the lease")
         },
-        Event::Delivered { attempt } => Decision {
-            effects: vec![Effect::DeleteSecrets(Secrets::Of(*attempt))],
-            ..ack("the ledger does not know the lease")
-        },
+        // The ledger has lost the lease (a failover): the command comes back and is answered anew.
+        Event::Delivered { attempt } => overtaken(*attempt, now),
+        Event::SessionsGone { .. } | Event::Cleared { .. } => too_late(now),
         Event::Refused { event, reason, .. } => match event.as_ref() {
             Event::Request(_) => denied(unusable(reason)),
             Event::Renew { .. }
@@ -267,10 +255,8 @@ fn unknown(event: &Event, now: Timestamp, policy: &Policy) -> Decision {
             | Event::Failed { .. }
             | Event::Refused { .. } => ack("the ledger does not know the lease"),
         },
-        Event::Failed { reason, .. } => defer(now + OVERTAKEN, reason.clone()),
-        Event::Wake { generation: None } | Event::SessionsGone { .. } | Event::Cleared { .. } => {
-            ack("the ledger does not know the lease")
-        }
+        Event::Failed { reason, .. } => defer(soon(now), reason.clone()),
+        Event::Wake { generation: None } => ack("the ledger does not know the lease"),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::Lease;
+use super::{Event, Lease};
 
 /// What is to be done about an event: `next`, `login` and `answers` in one transaction, then the
 /// effects in their order, then `then`.
@@ -20,6 +20,19 @@ pub struct Decision {
     pub then: Then,
     /// Why, for the log.
     pub reason: Reason,
+}
+
+impl Decision {
+    /// The event that tells of a failed effect. It names the attempt whose effects these are; a
+    /// decision that leaves the lease alone speaks for no attempt (0), so that whoever does hold the
+    /// lease is not disturbed.
+    #[must_use]
+    pub fn failure(&self, reason: Reason) -> Event {
+        Event::Failed {
+            attempt: self.next.as_ref().map_or(0, |lease| lease.attempt),
+            reason,
+        }
+    }
 }
 
 /// Why something is done or was refused; never holds a secret.
@@ -211,10 +224,10 @@ pub enum Then {
 /// Which event reports that the effects have happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
-    /// [`Event::Delivered`]
+    /// [`Event::Delivered`](super::Event::Delivered).
     Delivered,
-    /// [`Event::SessionsGone`]
+    /// [`Event::SessionsGone`](super::Event::SessionsGone).
     SessionsGone,
-    /// [`Event::Cleared`]
+    /// [`Event::Cleared`](super::Event::Cleared).
     Cleared,
 }

@@ -41,9 +41,10 @@ pub enum Event {
         /// Which attempt says so.
         attempt: u32,
     },
-    /// An effect failed for now; whether it happened is unknown.
+    /// An effect failed for now; whether it happened is unknown. Comes from
+    /// [`super::Decision::failure`].
     Failed {
-        /// Which attempt says so.
+        /// Which attempt says so; 0 when the effects were no attempt's.
         attempt: u32,
         /// What went wrong, for people.
         reason: Reason,
@@ -102,7 +103,7 @@ pub struct Policy {
     pub role: Option<RolePolicy>,
 }
 
-/// The rules of one role.
+/// The rules of one role. Whole seconds, `min_ttl <= default_ttl <= max_ttl`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RolePolicy {
     /// Time to live when none is asked for.

@@ -18,6 +18,9 @@ pub enum IdentityError {
     /// Nobody has no name.
     #[error("a requester's name is empty")]
     EmptyRequester,
+    /// Neither logs nor ledgers can hold such a name.
+    #[error("a requester's name has a control character; use another broker user name")]
+    ControlCharacter,
     /// The encoded name would not fit keys, paths and locators.
     #[error(
         "a requester's name takes more than {ENCODED_BYTES_MAX} bytes when encoded; use a shorter broker user name"
@@ -36,9 +39,12 @@ impl Requester {
     /// Takes a name that the broker (or Postgres) has validated.
     ///
     /// # Errors
-    /// When it is empty, or longer than 128 bytes once encoded.
+    /// When it is empty, has a control character, or is longer than 128 bytes once encoded.
     pub fn new(name: impl Into<String>) -> Result<Self, IdentityError> {
         let requester = Self(name.into());
+        if requester.0.chars().any(char::is_control) {
+            return Err(IdentityError::ControlCharacter);
+        }
         match requester.encoded().len() {
             0 => Err(IdentityError::EmptyRequester),
             1..=ENCODED_BYTES_MAX => Ok(requester),
@@ -146,7 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn requesters_are_neither_empty_nor_long() {
+    fn requesters_are_neither_empty_nor_long_nor_unprintable() {
+        assert_eq!(Requester::new("a\0b"), Err(IdentityError::ControlCharacter));
         assert_eq!(Requester::new(""), Err(IdentityError::EmptyRequester));
         assert!(Requester::new("a".repeat(128)).is_ok());
         assert_eq!(

@@ -9,6 +9,8 @@ mod decision;
 mod event;
 mod identity;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use decide::decide;
 pub use decision::{
@@ -18,7 +20,7 @@ pub use decision::{
 pub use event::{Asking, Event, NewLease, Policy, RolePolicy};
 pub use identity::{IdentityError, LeaseId, Requester, is_name};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 /// One login's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct Lease {
     pub username: String,
     /// When it was issued, a whole second of the database's clock.
     pub issued_at: Timestamp,
-    /// When it ends, a whole second; always equal to the login's VALID UNTIL.
+    /// When it ends, a whole second; equal to the login's VALID UNTIL as long as it lives.
     pub expires_at: Timestamp,
     /// The latest `expires_at` that renewals can reach.
     pub max_expires_at: Timestamp,
@@ -44,7 +46,8 @@ pub struct Lease {
     /// Counts the attempts at delivering and at revoking. Fences their writes. Delivering comes
     /// first, so attempt `n` put its secret at the lease's `n`th locator.
     pub attempt: u32,
-    /// Until when the current attempt may not be disturbed; `None` when nobody works on it.
+    /// Until when the current attempt, or the pause after a failed delivery, may not be disturbed;
+    /// `None` when nobody works on it.
     pub held_until: Option<Timestamp>,
     /// Sessions of the login that revocation has terminated before it dropped the login.
     pub sessions_terminated: u32,
@@ -90,6 +93,20 @@ pub enum State {
     },
 }
 
+impl State {
+    /// The state as the ledger and the command line write it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Issuing => "issuing",
+            Self::Active => "active",
+            Self::Revoking { .. } => "revoking",
+            Self::Dropped { .. } => "dropped",
+            Self::Closed { .. } => "closed",
+        }
+    }
+}
+
 /// Why a lease ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -128,6 +145,10 @@ impl Cause {
 /// six attempts, too, but stops trying).
 pub const STUCK_AFTER_FAILURES: u32 = 6;
 
+/// The ledger keeps a command and its answer at least this long. A command is carried out until it
+/// is 30 days old, and may be dated five minutes ahead; forgotten sooner, it could be done twice.
+pub const ANSWERS_KEPT: SignedDuration = SignedDuration::from_mins(30 * 24 * 60 + 5);
+
 impl Lease {
     /// Whether revocation has failed so often that somebody should look at it. It is still retried.
     #[must_use]
@@ -146,6 +167,12 @@ impl Lease {
             }
             State::Closed { recheck_at, .. } => recheck_at,
         }
+    }
+
+    /// Whether the lease's credential is no longer to be used at `now`.
+    #[must_use]
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        !matches!(self.state, State::Issuing | State::Active) || self.is_due(now)
     }
 
     /// Whether the lease's time is up at `now`.

@@ -8,20 +8,24 @@ use super::decision::{
 };
 use super::{Asking, Cause, Event, Lease, NewLease, Policy, RolePolicy, State};
 
-/// Requests are remembered this long, so nothing older may be carried out.
+/// Nothing older may be carried out: its first answer may be forgotten (see
+/// [`super::ANSWERS_KEPT`]).
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// A request may be dated this far ahead of the database's clock.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
 
 /// How soon a delivery comes back that another attempt has overtaken.
-pub(super) const OVERTAKEN: SignedDuration = SignedDuration::from_secs(1);
+const OVERTAKEN: SignedDuration = SignedDuration::from_secs(1);
 
 /// When the secrets of a closed lease are deleted once more, against writers that were late.
 const RECHECK: SignedDuration = SignedDuration::from_mins(15);
 
-/// Longest pause between attempts at a revocation that is not stuck, in seconds.
+/// Longest pause between attempts, unless a revocation is stuck, in seconds.
 const RETRY_SECONDS_MAX: i64 = 30;
+
+/// Longest pause between attempts at a delivery, in seconds: each attempt leaves a locator behind.
+const DELIVERY_SECONDS_MAX: i64 = 120;
 
 /// Pause between attempts at a revocation that is stuck, in seconds.
 const STUCK_RETRY_SECONDS: i64 = 300;
@@ -60,12 +64,12 @@ pub(super) fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision
         requester: new.asking.by.clone(),
         username: new.username.clone(),
         issued_at,
-        expires_at: issued_at + ttl,
-        max_expires_at: issued_at + role.max_ttl,
+        expires_at: later(issued_at, ttl),
+        max_expires_at: later(issued_at, role.max_ttl),
         ttl_clamped,
         generation: 1,
         attempt: 1,
-        held_until: Some(now + policy.hold),
+        held_until: Some(later(now, policy.hold)),
         sessions_terminated: 0,
         state: State::Issuing,
     };
@@ -75,7 +79,7 @@ pub(super) fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision
 pub(super) fn deliver_again(lease: &Lease, now: Timestamp, policy: &Policy) -> Decision {
     let next = Lease {
         attempt: lease.attempt + 1,
-        held_until: Some(now + policy.hold),
+        held_until: Some(later(now, policy.hold)),
         ..lease.clone()
     };
     deliver(
@@ -86,21 +90,38 @@ pub(super) fn deliver_again(lease: &Lease, now: Timestamp, policy: &Policy) -> D
 }
 
 fn deliver(next: Lease, login: LoginChange, reason: &'static str) -> Decision {
+    let mut effects = vec![Effect::PutSecret, Effect::ArmExpiry];
+    if next.attempt > 1 {
+        // Before the answer: once that is recorded, a repetition is answered and nothing else.
+        effects.push(Effect::DeleteSecrets(Secrets::Superseded));
+    }
     Decision {
         next: Some(next),
         login: Some(login),
         answers: vec![],
-        effects: vec![Effect::PutSecret, Effect::ArmExpiry],
+        effects,
         then: Then::Report(Report::Delivered),
         reason: reason.into(),
     }
 }
 
-pub(super) fn activate(lease: &Lease) -> Decision {
-    let mut effects = vec![Effect::Answer];
-    if lease.attempt > 1 {
-        effects.push(Effect::DeleteSecrets(Secrets::Superseded));
+/// The attempt at delivering has failed: the next one comes later, and later still. Until then the
+/// lease stays held, so that neither the sweep nor a wake-up hurries it.
+pub(super) fn deliver_later(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision {
+    let until = later(
+        now,
+        spread(doubling_seconds(lease.attempt, DELIVERY_SECONDS_MAX), lease),
+    );
+    Decision {
+        next: Some(Lease {
+            held_until: Some(until),
+            ..lease.clone()
+        }),
+        ..defer(until, reason.clone())
     }
+}
+
+pub(super) fn activate(lease: &Lease) -> Decision {
     Decision {
         next: Some(Lease {
             held_until: None,
@@ -111,7 +132,7 @@ pub(super) fn activate(lease: &Lease) -> Decision {
             to: Whose::Issue,
             outcome: Outcome::Issued,
         }],
-        effects,
+        effects: vec![Effect::Answer],
         ..ack("the credential is delivered")
     }
 }
@@ -139,7 +160,7 @@ pub(super) fn renew(
         Ok(asked) => asked,
         Err(denial) => return denied(denial),
     };
-    let asked = whole_second(now) + ttl;
+    let asked = later(whole_second(now), ttl);
     let next = Lease {
         expires_at: asked.min(lease.max_expires_at),
         generation: lease.generation + 1,
@@ -168,7 +189,12 @@ pub(super) fn revoke_as_asked(
 ) -> Decision {
     match cause(lease, asking) {
         None => denied(unknown_lease()),
-        Some(_) if now.duration_since(asking.at) > REMEMBERED => denied(too_old()),
+        Some(_)
+            if now.duration_since(asking.at) > REMEMBERED
+                || asking.expires_at.is_some_and(|deadline| now >= deadline) =>
+        {
+            denied(too_old())
+        }
         Some(cause) => revoke(lease, cause, now, policy, "revocation was asked for"),
     }
 }
@@ -214,7 +240,7 @@ pub(super) fn clear(
     Decision {
         next: Some(Lease {
             attempt: lease.attempt + 1,
-            held_until: Some(now + policy.hold),
+            held_until: Some(later(now, policy.hold)),
             state,
             ..lease.clone()
         }),
@@ -236,7 +262,7 @@ pub(super) fn close(
     let state = State::Closed {
         cause,
         revoked_at,
-        recheck_at: Some(now + RECHECK),
+        recheck_at: Some(later(now, RECHECK)),
     };
     Decision {
         next: Some(Lease {
@@ -264,7 +290,7 @@ pub(super) fn terminate(
     Decision {
         next: Some(Lease {
             attempt: lease.attempt + 1,
-            held_until: Some(now + policy.hold),
+            held_until: Some(later(now, policy.hold)),
             state,
             ..lease.clone()
         }),
@@ -286,16 +312,19 @@ pub(super) fn refused(
     let (cause, denial) = match event {
         Event::Renew { .. } => return denied(unusable(reason)),
         Event::Revoke(asking) => (cause(lease, asking).unwrap_or(Cause::Operator), ended()),
-        Event::Request(_) | Event::Wake { .. } if !lease.is_due(now) => {
+        Event::Request(_) | Event::Wake { .. }
+            if lease.state == State::Issuing && !lease.is_due(now) =>
+        {
             (Cause::Missing, unusable(reason))
         }
-        Event::Request(_)
-        | Event::Wake { .. }
-        | Event::Delivered { .. }
-        | Event::SessionsGone { .. }
+        Event::Request(_) | Event::Wake { .. } | Event::Delivered { .. } => {
+            (Cause::Expired, ended())
+        }
+        // None of these changes the login of a lease that is alive.
+        Event::SessionsGone { .. }
         | Event::Cleared { .. }
         | Event::Failed { .. }
-        | Event::Refused { .. } => (Cause::Expired, ended()),
+        | Event::Refused { .. } => return too_late(now),
     };
     let state = State::Revoking {
         cause,
@@ -320,7 +349,12 @@ pub(super) fn failed(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision
         return too_late(now);
     };
     *failures += 1;
-    *retry_at = now + pause(*failures, lease);
+    let seconds = if *failures >= super::STUCK_AFTER_FAILURES {
+        STUCK_RETRY_SECONDS
+    } else {
+        doubling_seconds(*failures, RETRY_SECONDS_MAX)
+    };
+    *retry_at = later(now, spread(seconds, lease));
     let until = *retry_at;
     let next = Lease {
         held_until: None,
@@ -341,28 +375,32 @@ pub(super) fn failed(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision
     }
 }
 
-/// 1, 2, 4, 8, 16 s, then 5 min once the lease is stuck; up to a quarter more, spread by lease id,
-/// so that what failed together does not return together.
-fn pause(failures: u32, lease: &Lease) -> SignedDuration {
-    let seconds = if failures >= super::STUCK_AFTER_FAILURES {
-        STUCK_RETRY_SECONDS
-    } else {
-        (1_i64 << failures.saturating_sub(1)).min(RETRY_SECONDS_MAX)
-    };
-    let spread = i64::from(lease.id.uuid.as_bytes()[15]);
-    SignedDuration::from_millis(seconds * 1000 + seconds * 250 * spread / 255)
+/// 1, 2, 4, 8, 16, then 30 seconds.
+fn doubling_seconds(failures: u32, most: i64) -> i64 {
+    (1 << failures.saturating_sub(1).min(10)).min(most)
+}
+
+/// Up to a quarter more, spread by lease id, so that what failed together does not return together.
+fn spread(seconds: i64, lease: &Lease) -> SignedDuration {
+    let share = i64::from(lease.id.uuid.as_bytes()[15]);
+    SignedDuration::from_millis(seconds * 1000 + seconds * 250 * share / 255)
 }
 
 /// The attempt's secret must not stay: another attempt delivers, or the lease is over.
 pub(super) fn overtaken(attempt: u32, now: Timestamp) -> Decision {
     Decision {
         effects: vec![Effect::DeleteSecrets(Secrets::Of(attempt))],
-        ..defer(now + OVERTAKEN, "overtaken by another attempt")
+        ..too_late(now)
     }
 }
 
 pub(super) fn too_late(now: Timestamp) -> Decision {
-    defer(now + OVERTAKEN, "overtaken by another attempt")
+    defer(soon(now), "overtaken by another attempt")
+}
+
+/// When a delivery comes back that cannot be decided yet.
+pub(super) fn soon(now: Timestamp) -> Timestamp {
+    later(now, OVERTAKEN)
 }
 
 pub(super) fn count_sessions(lease: &Lease, terminated: u32) -> Lease {
@@ -393,10 +431,10 @@ fn stale(asking: &Asking, now: Timestamp, policy: &Policy) -> Option<Denial> {
         });
     }
     let over = match asking.expires_at {
-        Some(deadline) => now >= deadline || age > REMEMBERED,
+        Some(deadline) => now >= deadline,
         None => age > policy.request_age_max,
     };
-    over.then(too_old)
+    (over || age > REMEMBERED).then(too_old)
 }
 
 /// The time to live to grant, and whether it is shorter than what was asked.
@@ -416,6 +454,10 @@ fn asked_ttl(
     }
     let asked = SignedDuration::from_secs(seconds);
     Ok((asked.min(role.max_ttl), asked > role.max_ttl))
+}
+
+fn later(at: Timestamp, duration: SignedDuration) -> Timestamp {
+    at.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 fn whole_second(now: Timestamp) -> Timestamp {
@@ -440,7 +482,7 @@ pub(super) fn defer(until: Timestamp, reason: impl Into<Reason>) -> Decision {
     }
 }
 
-pub(super) fn answered(outcome: Outcome, reason: &'static str) -> Decision {
+pub(super) fn answered(outcome: Outcome, reason: impl Into<Reason>) -> Decision {
     Decision {
         answers: vec![Answer {
             to: Whose::Asker,
@@ -452,7 +494,8 @@ pub(super) fn answered(outcome: Outcome, reason: &'static str) -> Decision {
 }
 
 pub(super) fn denied(denial: Denial) -> Decision {
-    answered(Outcome::Denied(denial), "denied")
+    let reason = format!("denied: {}", denial.code.as_str());
+    answered(Outcome::Denied(denial), reason)
 }
 
 pub(super) fn unknown_lease() -> Denial {
@@ -479,9 +522,7 @@ fn too_old() -> Denial {
 pub(super) fn unusable(reason: &Reason) -> Denial {
     Denial {
         code: DenialCode::RoleUnusable,
-        message: format!(
-            "Postgres refused the role's statements ({reason}); the role must be mended"
-        )
-        .into(),
+        message: format!("Postgres refused it: {reason}; the role or its database must be mended")
+            .into(),
     }
 }

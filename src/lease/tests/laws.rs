@@ -1,0 +1,393 @@
+//! Every state, every event, at every kind of time: no panic, and laws that no decision breaks.
+
+use super::super::{Effect, LoginChange, Report, Secrets};
+use super::*;
+
+fn nows() -> Vec<Timestamp> {
+    let due = start() + seconds(3_600);
+    let instants = [
+        start(),
+        t0(),
+        t0() + seconds(60),
+        due - SignedDuration::from_nanos(1),
+        due,
+        due + days(1),
+        start() + days(40),
+    ];
+    let mut nows = vec![Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX];
+    nows.extend(instants);
+    nows
+}
+
+fn leases() -> Vec<Lease> {
+    let mut states = vec![State::Issuing, State::Active, closed(None)];
+    for at in [Timestamp::MIN, t0(), t0() + seconds(90), Timestamp::MAX] {
+        states.extend([
+            revoking(0, at),
+            revoking(5, at),
+            revoking(6, at),
+            revoking(1_000, at),
+            dropped(0, at),
+            dropped(6, at),
+            closed(Some(at)),
+        ]);
+    }
+    let mut leases = vec![];
+    for state in states {
+        for held_until in [None, Some(t0() + seconds(60)), Some(Timestamp::MAX)] {
+            for (attempt, generation) in [(1, 1), (3, 2)] {
+                let usual = Lease {
+                    generation,
+                    attempt,
+                    held_until,
+                    ..lease(state.clone())
+                };
+                leases.push(usual.clone());
+                leases.push(Lease {
+                    expires_at: usual.max_expires_at,
+                    sessions_terminated: u32::MAX,
+                    ..usual.clone()
+                });
+                leases.push(Lease {
+                    issued_at: Timestamp::MIN,
+                    expires_at: Timestamp::MAX,
+                    max_expires_at: Timestamp::MAX,
+                    ..usual
+                });
+            }
+        }
+    }
+    leases
+}
+
+fn events() -> Vec<Event> {
+    let mut events = vec![];
+    for ttl in [
+        None,
+        Some(i64::MIN),
+        Some(0),
+        Some(60),
+        Some(1_000_000),
+        Some(i64::MAX),
+    ] {
+        events.push(Event::Request(request(ttl)));
+        events.push(renewal(t0(), ttl));
+    }
+    for by in ["orders", "ops", "mallory"] {
+        for at in [Timestamp::MIN, t0(), Timestamp::MAX] {
+            let mut asking = asking(by, at);
+            events.push(Event::Revoke(asking.clone()));
+            asking.expires_at = Some(Timestamp::MAX);
+            events.push(Event::Renew {
+                asking,
+                ttl_seconds: None,
+            });
+        }
+    }
+    for generation in [None, Some(0), Some(1), Some(2), Some(u32::MAX)] {
+        events.push(Event::Wake { generation });
+    }
+    for attempt in [0, 1, 2, 3, u32::MAX] {
+        events.push(delivered(attempt));
+        events.push(failure(attempt));
+        events.push(Event::Cleared { attempt });
+        events.push(Event::SessionsGone {
+            attempt,
+            terminated: u32::MAX,
+        });
+    }
+    let refusals: Vec<Event> = events.iter().cloned().map(refused).collect();
+    events.extend(refusals);
+    events.push(refused(refused(Event::Wake { generation: None })));
+    events
+}
+
+fn policies() -> Vec<Policy> {
+    let boundless = Policy {
+        hold: SignedDuration::MAX,
+        request_age_max: SignedDuration::MAX,
+        role: Some(RolePolicy {
+            default_ttl: SignedDuration::MAX,
+            max_ttl: SignedDuration::MAX,
+            min_ttl: SignedDuration::ZERO,
+            leases_max: Some(u32::MAX),
+        }),
+    };
+    let withdrawn = Policy {
+        role: None,
+        ..policy()
+    };
+    vec![policy(), withdrawn, boundless]
+}
+
+fn rank(state: &State) -> u8 {
+    match state {
+        State::Issuing => 0,
+        State::Active => 1,
+        State::Revoking { .. } => 2,
+        State::Dropped { .. } => 3,
+        State::Closed { .. } => 4,
+    }
+}
+
+#[test]
+fn every_decision_obeys_the_laws() {
+    let (leases, events) = (leases(), events());
+    for policy in &policies() {
+        for &now in &nows() {
+            for event in &events {
+                let decision = decide(None, event, now, policy);
+                common_laws(&decision, event);
+                unknown_laws(&decision, event);
+                for lease in &leases {
+                    let decision = decide(Some(lease), event, now, policy);
+                    common_laws(&decision, event);
+                    lease_laws(lease, &decision, event, now);
+                    if let Some(next) = &decision.next {
+                        login_laws(lease, next, &decision, event, now);
+                    } else {
+                        assert_eq!(decision.login, None, "{lease:?} {event:?} {decision:?}");
+                    }
+                    answer_laws(lease, &decision, now);
+                    failures_end(lease, &decision, now, policy);
+                }
+            }
+        }
+    }
+}
+
+/// What holds whether the ledger knows the lease or not.
+fn common_laws(decision: &Decision, event: &Event) {
+    let publishing = decision
+        .effects
+        .iter()
+        .filter(|effect| **effect == Effect::Answer)
+        .count();
+    assert_eq!(
+        publishing,
+        usize::from(!decision.answers.is_empty()),
+        "answers recorded here are published here: {decision:?}"
+    );
+    let putting = decision.effects.contains(&Effect::PutSecret);
+    let password = matches!(
+        decision.login,
+        Some(LoginChange::Create | LoginChange::ResetPassword)
+    );
+    assert_eq!(putting, password, "a password is put where it was made");
+    assert_eq!(putting, decision.then == Then::Report(Report::Delivered));
+    let command = matches!(event, Event::Renew { .. } | Event::Revoke(_));
+    if command && decision.then == Then::Ack {
+        let answered = decision
+            .answers
+            .iter()
+            .any(|answer| answer.to == Whose::Asker);
+        assert!(
+            answered,
+            "a command is not dropped in silence: {decision:?}"
+        );
+    }
+    let deferred = matches!(decision.then, Then::Defer(_));
+    let to_asker = decision.answers.iter().any(|a| a.to == Whose::Asker);
+    assert!(
+        !(deferred && to_asker),
+        "what comes back has no answer yet: {decision:?}"
+    );
+}
+
+fn unknown_laws(decision: &Decision, event: &Event) {
+    let created = decision.login == Some(LoginChange::Create);
+    assert_eq!(decision.next.is_some(), created);
+    assert!(created || decision.login.is_none());
+    assert!(!created || matches!(event, Event::Request(_)));
+    if let Some(lease) = &decision.next {
+        assert!(lease.expires_at <= lease.max_expires_at);
+        assert!(lease.issued_at < lease.expires_at || lease.issued_at > start() + days(1_000));
+    }
+}
+
+/// What stays, what only grows, and whose the lease is meanwhile.
+fn lease_laws(lease: &Lease, decision: &Decision, event: &Event, now: Timestamp) {
+    let context = || format!("{lease:?}\n{event:?} at {now}\n{decision:?}");
+    let others = matches!(event, Event::Wake { .. } | Event::Revoke(_));
+    if let Some(until) = lease.held_until
+        && others
+        && now < until
+        && decision.answers.is_empty()
+    {
+        assert_eq!(decision.then, Then::Defer(until), "{}", context());
+        assert_eq!(decision.next, None, "{}", context());
+        assert!(decision.effects.is_empty(), "{}", context());
+    }
+    if let Event::Delivered { attempt } = event
+        && *attempt != lease.attempt
+    {
+        let own = [Effect::DeleteSecrets(Secrets::Of(*attempt))];
+        assert_eq!(decision.effects, own, "{}", context());
+    }
+    let reporting = match event {
+        Event::Delivered { attempt }
+        | Event::SessionsGone { attempt, .. }
+        | Event::Cleared { attempt }
+        | Event::Failed { attempt, .. } => Some(*attempt),
+        Event::Request(_)
+        | Event::Renew { .. }
+        | Event::Revoke(_)
+        | Event::Wake { .. }
+        | Event::Refused { .. } => None,
+    };
+    let Some(next) = &decision.next else {
+        return;
+    };
+    assert!(
+        reporting.is_none_or(|attempt| attempt == lease.attempt),
+        "an overtaken attempt changes nothing: {}",
+        context()
+    );
+    let renews = matches!(event, Event::Renew { .. });
+    assert!(next.attempt >= lease.attempt, "{}", context());
+    assert!(
+        next.sessions_terminated >= lease.sessions_terminated,
+        "{}",
+        context()
+    );
+    assert!(rank(&next.state) >= rank(&lease.state), "{}", context());
+    assert!(next.expires_at <= next.max_expires_at, "{}", context());
+    if renews {
+        assert_eq!(next.generation, lease.generation + 1, "{}", context());
+        assert!(
+            next.expires_at > now || now > start() + days(1_000),
+            "{}",
+            context()
+        );
+        assert_eq!(
+            (&next.state, &lease.state),
+            (&State::Active, &State::Active)
+        );
+    } else {
+        assert_eq!(next.generation, lease.generation, "{}", context());
+        assert_eq!(next.expires_at, lease.expires_at, "{}", context());
+    }
+    let constant = Lease {
+        expires_at: lease.expires_at,
+        generation: lease.generation,
+        attempt: lease.attempt,
+        held_until: lease.held_until,
+        sessions_terminated: lease.sessions_terminated,
+        state: lease.state.clone(),
+        ..next.clone()
+    };
+    assert_eq!(&constant, lease, "{}", context());
+    match decision.then {
+        Then::Report(Report::Cleared) if matches!(lease.state, State::Closed { .. }) => {}
+        Then::Report(_) => {
+            assert_eq!(next.attempt, lease.attempt + 1, "{}", context());
+            assert!(next.held_until.is_some(), "{}", context());
+        }
+        Then::Defer(until) => assert!(
+            next.held_until.is_none()
+                || next.state == State::Issuing && next.held_until == Some(until),
+            "{}",
+            context()
+        ),
+        Then::Ack => assert!(renews || next.held_until.is_none() || rank(&next.state) == 4),
+    }
+}
+
+/// What happens to the login, and when it may.
+fn login_laws(lease: &Lease, next: &Lease, decision: &Decision, event: &Event, now: Timestamp) {
+    let context = || format!("{lease:?}\n{event:?} at {now}\n{decision:?}");
+    let (before, after) = (rank(&lease.state), rank(&next.state));
+    let asked = matches!(event, Event::Revoke(_));
+    let refusal = match event {
+        Event::Refused { event, .. } => Some(event.as_ref()),
+        Event::Request(_)
+        | Event::Renew { .. }
+        | Event::Revoke(_)
+        | Event::Wake { .. }
+        | Event::Delivered { .. }
+        | Event::SessionsGone { .. }
+        | Event::Cleared { .. }
+        | Event::Failed { .. } => None,
+    };
+    assert_eq!(
+        decision.login == Some(LoginChange::Drop),
+        before < 3 && after == 3,
+        "dropped and dropping go together: {}",
+        context()
+    );
+    if decision.login == Some(LoginChange::Drop) {
+        let lost_its_sessions = before == 2 && matches!(event, Event::SessionsGone { .. });
+        assert!(
+            lease.is_due(now) || asked || lost_its_sessions,
+            "{}",
+            context()
+        );
+    }
+    assert_eq!(
+        decision.login == Some(LoginChange::Disable),
+        decision.then == Then::Report(Report::SessionsGone),
+        "{}",
+        context()
+    );
+    if before < 2 && after == 2 {
+        assert_eq!(decision.login, Some(LoginChange::Disable), "{}", context());
+        assert!(refusal.is_some(), "{}", context());
+    }
+    assert_eq!(
+        decision.login == Some(LoginChange::Renew),
+        next.generation != lease.generation
+    );
+    if decision.login == Some(LoginChange::ResetPassword) {
+        assert_eq!((before, after), (0, 0), "{}", context());
+        assert!(!lease.is_due(now), "{}", context());
+    }
+    assert_ne!(decision.login, Some(LoginChange::Create), "{}", context());
+    if after == 4 && before < 4 {
+        assert!(
+            before == 3 && matches!(event, Event::Cleared { .. }),
+            "{}",
+            context()
+        );
+    }
+}
+
+/// The request is answered exactly when its lease leaves `issuing`.
+fn answer_laws(lease: &Lease, decision: &Decision, now: Timestamp) {
+    let told = told_to_issue(decision);
+    let left = lease.state == State::Issuing
+        && decision
+            .next
+            .as_ref()
+            .is_some_and(|next| next.state != State::Issuing);
+    assert_eq!(told.len(), usize::from(left), "{lease:?} {decision:?}");
+    if let Some(outcome) = told.first() {
+        let active = next(decision).state == State::Active;
+        assert_eq!(matches!(outcome, Outcome::Issued), active);
+        assert!(!(active && lease.is_due(now)), "{decision:?}");
+    }
+    for answer in &decision.answers {
+        assert!(
+            answer.to == Whose::Issue || answer.outcome != Outcome::Issued,
+            "{decision:?}"
+        );
+    }
+}
+
+/// However many effects fail in a row, the delivery comes to an end.
+fn failures_end(lease: &Lease, decision: &Decision, now: Timestamp, policy: &Policy) {
+    if decision.effects.is_empty() {
+        return;
+    }
+    let mut lease = decision.next.clone().unwrap_or_else(|| lease.clone());
+    let mut event = decision.failure("down".into());
+    for _ in 0..2 {
+        let failed = decide(Some(&lease), &event, now, policy);
+        assert!(matches!(failed.then, Then::Defer(_)), "{lease:?} {event:?}");
+        if failed.effects.is_empty() {
+            return;
+        }
+        event = failed.failure("down".into());
+        lease = failed.next.unwrap_or(lease);
+    }
+    panic!("failures go round in circles: {lease:?}");
+}
