@@ -1,6 +1,6 @@
 //! Time and chance: the only places where keycard reads the host's clock or draws random bytes.
 //!
-//! Neither decides anything about a lease: that is the database's clock ([`crate::ledger`]).
+//! Neither decides anything about a lease: that is the database's clock.
 
 use std::time::Instant;
 

@@ -7,7 +7,7 @@ use super::keys::{join, suggest};
 use super::problem::Problems;
 use super::section::Section;
 use super::{Amqp, Aws, Config, Database, Directory, PasswordSource, Queue, Role, Store, Worker};
-use super::{broker, connection, role};
+use super::{broker, client, connection, role};
 use crate::lease::is_name;
 
 const NAME_REMEDY: &str =
@@ -25,6 +25,10 @@ pub(super) fn config(top: &Section) -> Option<Config> {
     let queue = queue(top);
     let store = store(top);
     let worker = worker(top);
+    if top.has("client") {
+        // Another program's section, but a fault in it is one of this file.
+        client::read(top);
+    }
     Some(Config {
         installation: installation?,
         operators: operators?,

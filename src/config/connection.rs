@@ -10,18 +10,13 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use super::conninfo::{self, UrlFault, UserPart};
 use super::section::Section;
 
-/// How a connection is protected, as libpq's `sslmode` means it.
+/// How a connection is protected. There is nothing between: TLS with a server that nobody has
+/// verified protects against nobody who can stand in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsMode {
     /// No TLS.
     Disable,
-    /// TLS if the server has it, whoever the server is.
-    Prefer,
-    /// TLS with whatever server.
-    Require,
-    /// TLS with a server whose certificate a trusted authority has signed.
-    VerifyCa,
-    /// As `VerifyCa`, and the certificate names the host.
+    /// TLS with a server whose certificate a trusted authority has signed for this host.
     VerifyFull,
 }
 
@@ -44,8 +39,10 @@ pub(super) struct Connection {
 const LIMITS: &str = "-c statement_timeout=10000 -c lock_timeout=5000 \
                       -c idle_in_transaction_session_timeout=30000";
 
-/// Settings that keycard's statements rely on, so they come after the URL's own.
-const PINNED: &str = "-c search_path=pg_catalog -c timezone=UTC -c client_min_messages=warning";
+/// Settings that keycard's statements rely on, so they come after the URL's own. Without its name in
+/// the path, `pg_temp` would be searched first.
+const PINNED: &str =
+    "-c search_path=pg_catalog,pg_temp -c timezone=UTC -c client_min_messages=warning";
 
 /// Reads the connection of a database's section.
 pub(super) fn read(section: &Section) -> Option<Connection> {
@@ -186,22 +183,23 @@ fn protect(
     connection.tls = match ours.get("sslmode").map(String::as_str) {
         None if stays_here && !has_ca => TlsMode::Disable,
         None | Some("verify-full") => TlsMode::VerifyFull,
-        Some("verify-ca") => TlsMode::VerifyCa,
-        // As in libpq: with an authority at hand, `require` verifies.
-        Some("require") if has_ca => TlsMode::VerifyCa,
-        Some("require") => TlsMode::Require,
-        Some("prefer" | "disable") if has_ca => {
+        Some("disable") if has_ca => {
             return fault(
-                "verifies nothing by its sslmode, and a file of authorities is given",
+                "disables TLS, and a file of authorities is given",
                 "write sslmode=verify-full",
             );
         }
-        Some("prefer") => TlsMode::Prefer,
         Some("disable") => TlsMode::Disable,
+        Some("allow" | "prefer" | "require" | "verify-ca") => {
+            return fault(
+                "has an sslmode that does not verify which server it talks to",
+                "write sslmode=verify-full, with ca_file for an authority of your own, or sslmode=disable",
+            );
+        }
         Some(_) => {
             return fault(
                 "has an sslmode that keycard does not know",
-                "write disable, prefer, require, verify-ca or verify-full",
+                "write disable or verify-full",
             );
         }
     };
@@ -213,8 +211,7 @@ fn protect(
     }
     connection.settings.ssl_mode(match connection.tls {
         TlsMode::Disable => SslMode::Disable,
-        TlsMode::Prefer => SslMode::Prefer,
-        TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
+        TlsMode::VerifyFull => SslMode::Require,
     });
     Ok(())
 }

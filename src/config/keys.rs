@@ -86,6 +86,10 @@ pub const KEYS: &[Key] = {
     key("store.kms_key_id", Text, "aws/secretsmanager", "aws-secrets-manager: the KMS key that encrypts the secrets."),
     key("store.path", Text, "required", "directory: where the files are, an absolute path."),
 
+    key("client.url", Text, "none", "The command line's own broker user, as in queue.url; `keycard request` needs it."),
+    key("client.password", Password, "none", "That user's password."),
+    key("client.ca_file", Text, "the system's", "PEM file of the certificate authorities that are trusted for the broker."),
+
     key("worker.sweep_interval", Duration, "30s", "How often the ledger is searched for leases that nothing else has ended, 1s to 1h."),
     key("worker.shutdown_grace", Duration, "25s", "How long work in flight may take to finish after SIGTERM, 1s to 10m."),
     key("worker.max_request_age", Duration, "15m", "Older requests are denied, unless they carry their own expirytime; 1s to 30d."),

@@ -9,6 +9,7 @@
 
 mod broker;
 mod check;
+mod client;
 mod connection;
 mod conninfo;
 mod duration;
@@ -29,17 +30,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
-use secrecy::{ExposeSecret, SecretString};
 use toml::Table;
 
+pub use client::Client;
 pub use connection::TlsMode;
 pub use environment::Environment;
 pub use keys::{KEYS, Key, Takes};
 pub use password::{LocalPassword, PasswordError, PasswordSource};
 pub use problem::{ConfigErrors, Problem};
-pub use statements::CreationStatements;
 
 use crate::lease::{Requester, RolePolicy};
+use crate::login::Creation;
 
 /// Where the file is looked for when no `--config` names it, in this order.
 pub const FILES: [&str; 2] = ["./keycard.toml", "/etc/keycard/keycard.toml"];
@@ -85,12 +86,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// How to connect as the admin user. [`TlsMode`] says what the TLS of it has to verify.
+    /// How to connect as the admin user, without its password. [`TlsMode`] says what the TLS of it
+    /// has to verify.
     #[must_use]
-    pub fn connection(&self, password: &SecretString) -> tokio_postgres::Config {
-        let mut settings = self.settings.clone();
-        settings.password(password.expose_secret());
-        settings
+    pub fn connection(&self) -> tokio_postgres::Config {
+        self.settings.clone()
     }
 
     /// The admin user.
@@ -108,7 +108,7 @@ pub struct Role {
     /// Group roles that each login becomes a member of; sorted, each once.
     pub groups: Vec<String>,
     /// SQL that creates the login; `None` only when there are groups.
-    pub creation_statements: Option<CreationStatements>,
+    pub creation_statements: Option<Creation>,
     /// Most connections of one login at a time.
     pub connection_limit: Option<u32>,
     /// Times to live and the cap on live leases.
@@ -132,27 +132,18 @@ pub struct Amqp {
     uri: AMQPUri,
     /// The broker user's password.
     pub password: PasswordSource,
-    /// PEM file of the authorities trusted instead of the system's; only with `amqps`.
+    /// PEM file of the authorities trusted besides the system's; only with `amqps`.
     pub ca_file: Option<PathBuf>,
     /// Most messages that a worker holds at a time in each lane. 64 by default.
     pub prefetch: u16,
 }
 
 impl Amqp {
-    /// How to connect.
+    /// How to connect, without the password. Its user is keycard's own, whose messages are believed
+    /// to be keycard's.
     #[must_use]
-    pub fn uri(&self, password: &SecretString) -> AMQPUri {
-        let mut uri = self.uri.clone();
-        password
-            .expose_secret()
-            .clone_into(&mut uri.authority.userinfo.password);
-        uri
-    }
-
-    /// keycard's own user, whose messages are believed to be keycard's.
-    #[must_use]
-    pub fn user(&self) -> &str {
-        &self.uri.authority.userinfo.username
+    pub fn uri(&self) -> AMQPUri {
+        self.uri.clone()
     }
 }
 
@@ -214,11 +205,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
-        let text = match path {
-            Some(path) => read(&[path]),
-            None => read(&FILES.map(Path::new)),
-        }?;
-        Self::parse(&text, environment)
+        Self::parse(&read(path)?, environment)
     }
 
     /// Validates a file's content together with the environment.
@@ -226,26 +213,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn parse(text: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
-        let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
-        let problems = problem::Problems::default();
-        let raw = overlay::overlay(table, environment, &problems);
-        keys::report_unknown(&raw.table, &problems);
-        let config = check::config(&section::Section::top(section::Context {
-            raw: &raw,
-            environment,
-            problems: &problems,
-        }));
-        let variable = |key: &str| raw.variables.get(key).cloned();
-        match (problems.into_errors(variable), config) {
-            (None, Some(config)) => Ok(config),
-            (Some(errors), _) => Err(errors),
-            // Not reached: without a configuration there are problems.
-            (None, None) => Err(ConfigErrors::one(
-                "keycard.toml",
-                "cannot be used".to_owned(),
-                "please report this with the file",
-            )),
-        }
+        parse(text, environment, check::config)
     }
 
     /// Tries every password that is in the environment or in a file: what a worker does when it
@@ -260,8 +228,51 @@ impl Config {
     }
 }
 
-/// The content of the first file that exists.
-fn read(candidates: &[&Path]) -> Result<String, ConfigErrors> {
+/// The seconds of a duration as the configuration writes it: `90s`, `10m`, `1h30m`, `7d`.
+///
+/// # Errors
+/// When it is none; the text says how one looks.
+pub fn duration(text: &str) -> Result<u64, String> {
+    duration::parse(text).ok_or_else(|| format!("{text:?} is no duration; {}", duration::EXAMPLES))
+}
+
+/// Overlays a file's content with the environment, and reads of it what `sections` reads.
+fn parse<T>(
+    text: &str,
+    environment: &Environment,
+    sections: impl FnOnce(&section::Section) -> Option<T>,
+) -> Result<T, ConfigErrors> {
+    let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
+    let problems = problem::Problems::default();
+    let raw = overlay::overlay(table, environment, &problems);
+    keys::report_unknown(&raw.table, &problems);
+    let read = sections(&section::Section::top(section::Context {
+        raw: &raw,
+        environment,
+        problems: &problems,
+    }));
+    let variable = |key: &str| raw.variables.get(key).cloned();
+    match (problems.into_errors(variable), read) {
+        (None, Some(read)) => Ok(read),
+        (Some(errors), _) => Err(errors),
+        // Not reached: what cannot be read has been reported.
+        (None, None) => Err(ConfigErrors::one(
+            "keycard.toml",
+            "cannot be used".to_owned(),
+            "please report this with the file",
+        )),
+    }
+}
+
+/// The content of `path`, or of the first of [`FILES`] that exists.
+fn read(path: Option<&Path>) -> Result<String, ConfigErrors> {
+    match path {
+        Some(path) => read_first(&[path]),
+        None => read_first(&FILES.map(Path::new)),
+    }
+}
+
+fn read_first(candidates: &[&Path]) -> Result<String, ConfigErrors> {
     for path in candidates {
         match std::fs::read_to_string(path) {
             Ok(text) => return Ok(text),

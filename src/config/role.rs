@@ -8,8 +8,9 @@ use super::Role;
 use super::duration::show;
 use super::keys::suggest;
 use super::section::Section;
-use super::statements::{self, CreationStatements};
+use super::statements;
 use crate::lease::RolePolicy;
+use crate::login::Creation;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -125,7 +126,7 @@ fn groups(section: &Section) -> Option<Vec<String>> {
 }
 
 /// `None` when there are none, and when they are faulty, which is reported.
-fn creation_statements(section: &Section) -> Option<CreationStatements> {
+fn creation_statements(section: &Section) -> Option<Creation> {
     const KEY: &str = "creation_statements";
     if !section.has(KEY) {
         return None;

@@ -1,26 +1,6 @@
 //! Creation statements: Vault's templates, and where a verifier may stand for a password.
 
-/// SQL that creates a login, with `{{name}}`, `{{username}}`, `{{password}}` and `{{expiration}}`
-/// in exactly this spelling.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CreationStatements {
-    /// One command each, without the semicolon at its end.
-    Each(Vec<String>),
-    /// One text with any number of commands, for Postgres to split.
-    Script(String),
-}
-
-impl CreationStatements {
-    /// The texts in their order.
-    pub fn texts(&self) -> impl Iterator<Item = &str> {
-        match self {
-            Self::Each(texts) => texts.as_slice(),
-            Self::Script(text) => std::slice::from_ref(text),
-        }
-        .iter()
-        .map(String::as_str)
-    }
-}
+use crate::login::Creation;
 
 const KNOWN: [&str; 4] = ["name", "username", "password", "expiration"];
 const PASSWORD: &str = "{{password}}";
@@ -29,17 +9,17 @@ const PASSWORD: &str = "{{password}}";
 pub(super) type Fault = (String, &'static str);
 
 /// Checks the statements of an array.
-pub(super) fn each(texts: &[&str]) -> Result<CreationStatements, Vec<Fault>> {
+pub(super) fn each(texts: &[&str]) -> Result<Creation, Vec<Fault>> {
     let texts: Vec<&str> = texts
         .iter()
         .map(|text| text.trim().trim_end_matches(';').trim_end())
         .collect();
-    checked(&texts).map(CreationStatements::Each)
+    checked(&texts).map(Creation::Each)
 }
 
 /// Checks one text with several statements.
-pub(super) fn script(text: &str) -> Result<CreationStatements, Vec<Fault>> {
-    checked(&[text.trim()]).map(|texts| CreationStatements::Script(texts.concat()))
+pub(super) fn script(text: &str) -> Result<Creation, Vec<Fault>> {
+    checked(&[text.trim()]).map(|texts| Creation::Script(texts.concat()))
 }
 
 fn checked(texts: &[&str]) -> Result<Vec<String>, Vec<Fault>> {
@@ -173,7 +153,7 @@ mod tests {
             ]
         );
         let text = format!("{block} {CREATE}; GRANT a TO \"{{{{username}}}}\";");
-        assert_eq!(script(&text), Ok(CreationStatements::Script(text)));
+        assert_eq!(script(&text), Ok(Creation::Script(text)));
     }
 
     #[test]

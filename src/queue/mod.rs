@@ -2,6 +2,8 @@
 //!
 //! Every adapter passes the conformance suite in tests/it/queue.rs.
 
+pub mod amqp;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -51,7 +53,7 @@ pub trait Queue: Send + Sync {
 }
 
 /// What a delivery is about; none starves another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Credential requests.
     Requests,

@@ -3,6 +3,11 @@
 //! The worker only writes and deletes; reading is a client's affair, with the client's own rights.
 //! Every adapter passes the conformance suite in tests/it/store.rs.
 
+pub mod aws;
+pub mod credential;
+pub mod directory;
+mod pace;
+
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
@@ -53,7 +58,7 @@ pub struct Stored {
 #[derive(Debug, thiserror::Error)]
 #[error("the secret store could not {operation} {locator}: {problem}")]
 pub struct StoreError {
-    /// `put` or `delete`.
+    /// `put`, `delete` or `read`.
     pub operation: &'static str,
     /// Which secret.
     pub locator: String,

@@ -30,12 +30,12 @@ fn users_and_passwords_reach_postgres_as_they_are() {
         "\n",
     ];
     for url in urls {
-        let database = connecting(url).unwrap();
+        let mut settings = connecting(url).unwrap().connection();
+        assert_eq!(settings.get_user(), Some("vaultadmin"), "{url}");
+        assert_eq!(settings.get_dbname(), Some("mydb"), "{url}");
         for password in hostile {
-            let settings = database.connection(&password.into());
+            settings.password(password);
             assert_eq!(settings.get_password(), Some(password.as_bytes()), "{url}");
-            assert_eq!(settings.get_user(), Some("vaultadmin"), "{url}");
-            assert_eq!(settings.get_dbname(), Some("mydb"), "{url}");
         }
     }
     for user in hostile.iter().filter(|user| **user != "\n") {
@@ -51,13 +51,13 @@ fn users_and_passwords_reach_postgres_as_they_are() {
 fn connections_are_bounded_and_look_for_the_primary() {
     let url = "postgres://{{username}}:{{password}}@a,b:5433/d?options=-c%20statement_timeout%3D1s\
                %20-c%20search_path%3Dx&target_session_attrs=any&tcp_user_timeout=5000&keepalives_count=9";
-    let settings = connecting(url).unwrap().connection(&"p".into());
+    let settings = connecting(url).unwrap().connection();
     assert_eq!(
         settings.get_options().unwrap(),
         "-c statement_timeout=10000 -c lock_timeout=5000 \
          -c idle_in_transaction_session_timeout=30000 \
          -c statement_timeout=1s -c search_path=x \
-         -c search_path=pg_catalog -c timezone=UTC -c client_min_messages=warning"
+         -c search_path=pg_catalog,pg_temp -c timezone=UTC -c client_min_messages=warning"
     );
     assert_eq!(settings.get_application_name(), Some("keycard"));
     assert_eq!(
@@ -101,10 +101,7 @@ fn nothing_crosses_a_network_in_clear_by_default() {
     assert_eq!(socket.tls, TlsMode::Disable);
     for (options, mode, required) in [
         ("sslmode=disable", TlsMode::Disable, false),
-        ("sslmode=prefer", TlsMode::Prefer, false),
-        ("sslmode=require", TlsMode::Require, true),
-        ("sslmode=require&sslrootcert=/ca", TlsMode::VerifyCa, true),
-        ("sslmode=verify-ca", TlsMode::VerifyCa, true),
+        ("sslmode=verify-full", TlsMode::VerifyFull, true),
         (
             "sslmode=verify-full&sslrootcert=system",
             TlsMode::VerifyFull,
@@ -119,7 +116,7 @@ fn nothing_crosses_a_network_in_clear_by_default() {
             options.ends_with("/ca"),
             "{options}"
         );
-        let ssl_mode = database.connection(&"p".into()).get_ssl_mode();
+        let ssl_mode = database.connection().get_ssl_mode();
         assert_eq!(
             ssl_mode == tokio_postgres::config::SslMode::Require,
             required,
@@ -138,10 +135,14 @@ fn faults_of_a_connection_are_told() {
         ("postgres://a,,b/d", "a host without a name"),
         ("host=a,b port=1,2,3 dbname=d", "more ports than hosts"),
         ("postgres://h:99999/d", "invalid value for option `port`"),
-        ("postgres://h/d?sslmode=allow", "an sslmode that"),
+        (
+            "postgres://h/d?sslmode=require",
+            "does not verify which server",
+        ),
+        ("postgres://h/d?sslmode=full", "keycard does not know"),
         (
             "postgres://h/d?sslmode=disable&sslrootcert=/ca",
-            "verifies nothing",
+            "disables TLS",
         ),
         (
             "postgres://h/d?target_session_attrs=read-only",

@@ -4,6 +4,8 @@ mod connections;
 mod faults;
 mod roles;
 
+use secrecy::ExposeSecret as _;
+
 use super::*;
 
 const README: &str = r#"
@@ -90,7 +92,7 @@ fn the_readmes_file_is_taken_word_for_word() {
     assert_eq!(role.database, "my-postgres-db");
     assert_eq!(
         role.creation_statements,
-        Some(CreationStatements::Each(vec![
+        Some(Creation::Each(vec![
             "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
                 .to_owned()
         ]))
@@ -103,10 +105,10 @@ fn the_readmes_file_is_taken_word_for_word() {
         (4_096, None)
     );
     let Queue::Amqp(amqp) = &config.queue;
-    assert_eq!((amqp.user(), amqp.prefetch), ("keycard", 64));
-    let hostile: SecretString = "p@ss/{0}:\"'\\ %".into();
-    let uri = amqp.uri(&hostile);
-    assert_eq!(uri.authority.userinfo.password, hostile.expose_secret());
+    assert_eq!(amqp.prefetch, 64);
+    let uri = amqp.uri();
+    assert_eq!(uri.authority.userinfo.username, "keycard");
+    assert_eq!(uri.authority.userinfo.password, "");
     assert_eq!(uri.vhost, "keycard");
     assert_eq!(config.store.prefix(), "keycard");
     assert_eq!(config.worker.sweep_interval.as_secs(), 30);
@@ -148,7 +150,7 @@ fn variables_come_before_the_file() {
     .unwrap();
     assert_eq!(config.databases["my-postgres-db"].public_host, "::1");
     let Queue::Amqp(amqp) = &config.queue;
-    assert_eq!(amqp.user(), "me");
+    assert_eq!(amqp.uri().authority.userinfo.username, "me");
     let PasswordSource::Local(password) = &amqp.password else {
         unreachable!("{:?}", amqp.password)
     };
@@ -260,7 +262,7 @@ fn syntax_errors_have_a_place() {
 fn the_first_file_is_read_and_all_are_told() {
     let directory = tempfile::tempdir().unwrap();
     let [one, two] = ["one.toml", "two.toml"].map(|name| directory.path().join(name));
-    let errors = read(&[&one, &two]).unwrap_err();
+    let errors = read_first(&[&one, &two]).unwrap_err();
     assert_eq!(
         errors.to_string(),
         format!(
@@ -270,7 +272,7 @@ fn the_first_file_is_read_and_all_are_told() {
         )
     );
     std::fs::write(&two, README).unwrap();
-    assert_eq!(read(&[&one, &two]).unwrap(), README);
+    assert_eq!(read_first(&[&one, &two]).unwrap(), README);
     assert!(Config::load(Some(&two), &Environment::default()).is_ok());
-    assert!(read(&[directory.path(), &two]).is_err());
+    assert!(read_first(&[directory.path(), &two]).is_err());
 }

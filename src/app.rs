@@ -1,0 +1,249 @@
+//! Builds the adapters that the configuration names; the only place that knows them all.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::join_all;
+use jiff::SignedDuration;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config, PasswordSource, TlsMode};
+use crate::fault::Disposition;
+use crate::ledger::{Endpoint, Ledger, LedgerError, Role, Rules, Told};
+use crate::login::{SCRAM_ITERATIONS, Template};
+use crate::password::ReadPassword;
+use crate::queue::amqp::{self, AmqpQueue};
+use crate::store::SecretStore;
+use crate::store::aws::{self, AwsSecretsManager};
+use crate::store::directory::Directory;
+use crate::worker::{HOLD, Parts, Worker};
+
+/// A part could not be built. Its text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A file of certificate authorities cannot be used.
+    #[error("{path}: {problem}; write a PEM file of certificate authorities that keycard may read")]
+    Authorities {
+        /// The file, or the system's.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The ledger cannot be used.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The queue cannot be used.
+    #[error(transparent)]
+    Queue(#[from] crate::queue::QueueError),
+    /// The secret store cannot be used.
+    #[error("the secret store cannot be used: {0}")]
+    Store(String),
+    /// It was told to stop before it was ready.
+    #[error("stopped before it was ready")]
+    Stopped,
+}
+
+/// Builds a worker: every ledger is migrated and checked, the broker's queues are declared. Waits
+/// for whatever is away, until `stop` is cancelled.
+///
+/// # Errors
+/// What somebody must mend first.
+pub async fn worker(config: &Config, stop: &CancellationToken) -> Result<Worker, AppError> {
+    tokio::select! {
+        built = build_worker(config, stop) => built,
+        // Not cancel-safe, and nothing is lost: the process ends.
+        () = stop.cancelled() => Err(AppError::Stopped),
+    }
+}
+
+async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worker, AppError> {
+    let rules = Arc::new(rules(config));
+    let store = store(config).await?;
+    let ledgers = ledgers(config, &rules)?;
+    join_all(ledgers.iter().map(prepare))
+        .await
+        .into_iter()
+        .collect::<Result<(), _>>()?;
+    let config::Queue::Amqp(broker) = &config.queue;
+    let queue = AmqpQueue::connect(amqp::Settings {
+        uri: broker.uri(),
+        password: reader(&broker.password, region(config)),
+        ca_file: broker.ca_file.clone(),
+        installation: config.installation.clone(),
+        prefetch: broker.prefetch,
+    })
+    .await?;
+    let parts = Parts {
+        rules,
+        queue: Arc::new(queue),
+        store,
+        ledgers,
+        sweep_interval: config.worker.sweep_interval,
+        prefetch: broker.prefetch,
+    };
+    Ok(Worker::new(parts, stop.clone()))
+}
+
+/// Prepares a ledger if its database is there. One that is away keeps no other waiting: its sweep
+/// prepares it later.
+async fn prepare(ledger: &Ledger) -> Result<(), LedgerError> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    match timeout(PATIENCE, ledger.prepare()).await {
+        Ok(Err(error)) if error.disposition() == Disposition::Fatal => Err(error),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "a database is away; its leases wait for it");
+            Ok(())
+        }
+        Err(_) => {
+            tracing::warn!(
+                database = ledger.database(),
+                "a database does not answer; its leases wait for it"
+            );
+            Ok(())
+        }
+        Ok(Ok(())) => Ok(()),
+    }
+}
+
+/// The ledgers of every database, not yet connected.
+///
+/// # Errors
+/// When a file of certificate authorities cannot be used.
+pub fn ledgers(config: &Config, rules: &Arc<Rules>) -> Result<Vec<Ledger>, AppError> {
+    config
+        .databases
+        .iter()
+        .map(|(name, database)| {
+            let tls = match database.tls {
+                TlsMode::Disable => None,
+                TlsMode::VerifyFull => Some(Arc::new(tls(database.ca_file.as_deref())?)),
+            };
+            let endpoint = Endpoint {
+                config: database.connection(),
+                password: reader(&database.password, region(config)),
+                tls,
+            };
+            Ok(Ledger::new(
+                name.clone(),
+                endpoint,
+                usize::try_from(database.max_connections).unwrap_or(1),
+                Arc::clone(rules),
+            )?)
+        })
+        .collect()
+}
+
+fn region(config: &Config) -> Option<&str> {
+    match &config.store {
+        config::Store::Aws(settings) => settings.region.as_deref(),
+        config::Store::Directory(_) => None,
+    }
+}
+
+/// Reads a password where the configuration says that it is; a secret's name is looked up in
+/// `region`, or else in the AWS environment's.
+#[must_use]
+pub fn reader(source: &PasswordSource, region: Option<&str>) -> ReadPassword {
+    let source = source.clone();
+    let region = region.map(str::to_owned);
+    Arc::new(move || {
+        let (source, region) = (source.clone(), region.clone());
+        async move {
+            match &source {
+                PasswordSource::Local(local) => local.read().map_err(|error| error.to_string()),
+                PasswordSource::Secret(secret) => {
+                    aws::read_secret(&aws::environment(region.as_deref()).await, secret)
+                        .await
+                        .map_err(|error| error.to_string())
+                }
+            }
+        }
+        .boxed()
+    })
+}
+
+async fn store(config: &Config) -> Result<Arc<dyn SecretStore>, AppError> {
+    Ok(match &config.store {
+        config::Store::Aws(settings) => {
+            let environment = aws::environment(settings.region.as_deref()).await;
+            let store = AwsSecretsManager::new(&environment, settings.kms_key_id.clone())
+                .map_err(|error| AppError::Store(error.to_string()))?;
+            Arc::new(store)
+        }
+        config::Store::Directory(settings) => Arc::new(
+            Directory::open(&settings.path).map_err(|error| AppError::Store(error.to_string()))?,
+        ),
+    })
+}
+
+/// TLS that verifies the server by these authorities, or else the system's.
+fn tls(authorities: Option<&Path>) -> Result<ClientConfig, AppError> {
+    let unusable = |problem: String| AppError::Authorities {
+        path: authorities.map_or_else(
+            || "the system's certificate authorities".to_owned(),
+            |path| path.display().to_string(),
+        ),
+        problem,
+    };
+    let certificates = match authorities {
+        Some(path) => CertificateDer::pem_file_iter(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| unusable(error.to_string()))?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(unusable("no certificate is in it".to_owned()));
+    }
+    Ok(ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// What the ledger and the worker need to know of the configuration.
+#[must_use]
+pub fn rules(config: &Config) -> Rules {
+    let seconds = |duration: std::time::Duration| {
+        SignedDuration::from_secs(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
+    };
+    let told = |database: &config::Database| Told {
+        host: database.public_host.clone(),
+        port: database.public_port,
+        dbname: database.dbname.clone(),
+        tls: database.tls == TlsMode::VerifyFull,
+    };
+    let role = |role: &config::Role| Role {
+        database: role.database.clone(),
+        requesters: role.requesters.clone(),
+        policy: role.policy.clone(),
+        template: Template {
+            creation: role.creation_statements.clone(),
+            groups: role.groups.clone(),
+            connection_limit: role.connection_limit,
+            scram_iterations: NonZeroU32::new(role.scram_iterations).unwrap_or(SCRAM_ITERATIONS),
+        },
+    };
+    let by_name = |(name, role_): (&String, &config::Role)| (name.clone(), role(role_));
+    Rules {
+        installation: config.installation.clone(),
+        operators: config.operators.clone(),
+        hold: seconds(HOLD),
+        request_age_max: seconds(config.worker.max_request_age),
+        roles: config.roles.iter().map(by_name).collect(),
+        databases: config
+            .databases
+            .iter()
+            .map(|(name, database)| (name.clone(), told(database)))
+            .collect::<BTreeMap<_, _>>(),
+        prefix: config.store.prefix().to_owned(),
+    }
+}

@@ -1,0 +1,64 @@
+-- Which installation this ledger belongs to, and in which database of which cluster it was written.
+CREATE TABLE keycard.ledger (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    installation text NOT NULL,
+    system_identifier bigint NOT NULL,
+    database_oid oid NOT NULL,
+    -- The lowest schema version that a keycard must know to work with this ledger.
+    compatible_from integer NOT NULL
+);
+
+CREATE TABLE keycard.leases (
+    id uuid PRIMARY KEY,
+    role text NOT NULL,
+    requester text NOT NULL,
+    username text NOT NULL UNIQUE,
+    login_oid oid NOT NULL,
+    state text NOT NULL CHECK (state IN ('issuing', 'active', 'revoking', 'dropped', 'closed')),
+    generation integer NOT NULL,
+    attempt integer NOT NULL,
+    held_until timestamptz,
+    issued_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    max_expires_at timestamptz NOT NULL,
+    ttl_clamped boolean NOT NULL,
+    -- Where the secret of each attempt at delivery was put, in their order.
+    locators text[] NOT NULL,
+    sessions_terminated integer NOT NULL,
+    cause text CHECK (cause IN ('expired', 'requested', 'operator', 'missing')),
+    revoked_at timestamptz,
+    failures integer NOT NULL,
+    retry_at timestamptz,
+    recheck_at timestamptz,
+    -- Why the last attempt failed, for people.
+    last_failure text,
+    -- When the sweep looks at the lease if nothing else did.
+    wake_at timestamptz
+);
+
+CREATE INDEX leases_wake ON keycard.leases (wake_at) WHERE wake_at IS NOT NULL;
+CREATE INDEX leases_live ON keycard.leases (requester, role)
+    WHERE state IN ('issuing', 'active');
+
+-- Every command that was carried out or denied, and the answer that a replay gets again.
+CREATE TABLE keycard.requests (
+    requester text NOT NULL,
+    source text NOT NULL,
+    id text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('request', 'renew', 'revoke')),
+    digest bytea NOT NULL,
+    lease uuid,
+    correlation_id text,
+    traceparent text,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- The result event as published, byte for byte.
+    answer text,
+    answered_at timestamptz,
+    published_at timestamptz,
+    PRIMARY KEY (requester, source, id)
+);
+
+CREATE INDEX requests_open ON keycard.requests (lease) WHERE answer IS NULL;
+CREATE INDEX requests_unpublished ON keycard.requests (answered_at)
+    WHERE answer IS NOT NULL AND published_at IS NULL;
+CREATE INDEX requests_recorded ON keycard.requests (recorded_at);

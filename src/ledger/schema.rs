@@ -1,0 +1,224 @@
+//! The ledger's schema: its migrations, its owner, and whose ledger it is.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::{Ledger, LedgerError};
+
+/// The newest migration that this keycard knows.
+pub const LEDGER_VERSION: i32 = 1;
+
+/// The oldest keycard, by the newest migration it knows, that can still work with what the
+/// migrations have made. Raise it only with a change that an older one would get wrong.
+const COMPATIBLE_FROM: i32 = 1;
+
+/// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
+const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
+
+mod embedded {
+    refinery::embed_migrations!("src/ledger/migrations");
+}
+
+impl Ledger {
+    /// Brings the schema up to date under an advisory lock, after checking that nobody else has a
+    /// hand in it, and records whose ledger it is. Once it has succeeded it does nothing more.
+    ///
+    /// # Errors
+    /// [`LedgerError::Owner`], [`LedgerError::Newer`], [`LedgerError::Foreign`],
+    /// [`LedgerError::NoSchema`], or what may pass.
+    pub async fn prepare(&self) -> Result<(), LedgerError> {
+        /// Waiting for another worker's migrations is the longest of it.
+        const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
+        let prepared = self.prepared.get_or_try_init(|| async {
+            timeout(PREPARE_TIMEOUT, self.migrate())
+                .await
+                .unwrap_or_else(|_| {
+                    Err(LedgerError::Silent {
+                        operation: "prepare the ledger",
+                        database: self.database.clone(),
+                    })
+                })
+        });
+        prepared.await.copied()
+    }
+
+    async fn migrate(&self) -> Result<(), LedgerError> {
+        let manager = self.pool.manager();
+        // A connection of its own: it ends with this function, and the lock with it.
+        let mut client = manager.endpoint.connect(&self.database).await?;
+        let sql = |error| sql(&self.database, &error);
+        client
+            .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
+            .await
+            .map_err(sql)?;
+        create_schema(&client, &self.database).await?;
+        check_owner(&client, &self.database).await?;
+        if let Some(needed) = compatible_from(&client).await.map_err(sql)?
+            && needed > LEDGER_VERSION
+        {
+            return Err(LedgerError::Newer {
+                database: self.database.clone(),
+                needed,
+            });
+        }
+        let mut migrations = embedded::migrations::runner();
+        migrations.set_migration_table_name("keycard.migrations");
+        migrations
+            // A newer keycard may have run more migrations; `compatible_from` says if that matters.
+            .set_abort_missing(false)
+            .run_async(&mut client)
+            .await
+            .map_err(|error| LedgerError::Migration {
+                database: self.database.clone(),
+                problem: error.to_string(),
+            })?;
+        client
+            .execute(
+                "INSERT INTO keycard.ledger (installation, system_identifier, database_oid, compatible_from)
+                 SELECT $1, (SELECT system_identifier FROM pg_control_system()), oid, $2
+                 FROM pg_database WHERE datname = current_database()
+                 ON CONFLICT DO NOTHING",
+                &[&self.rules.installation, &COMPATIBLE_FROM],
+            )
+            .await
+            .map_err(sql)?;
+        client
+            .execute(
+                "UPDATE keycard.ledger SET compatible_from = $1 WHERE compatible_from < $1",
+                &[&COMPATIBLE_FROM],
+            )
+            .await
+            .map_err(sql)?;
+        check_owner(&client, &self.database).await?;
+        check_record(&client, &self.database, &self.rules.installation).await
+    }
+}
+
+async fn create_schema(client: &Client, database: &str) -> Result<(), LedgerError> {
+    let exists: bool = client
+        .query_one("SELECT to_regnamespace('keycard') IS NOT NULL", &[])
+        .await
+        .map_err(|error| sql(database, &error))?
+        .get(0);
+    if exists {
+        return Ok(());
+    }
+    client
+        .batch_execute("CREATE SCHEMA keycard; REVOKE ALL ON SCHEMA keycard FROM PUBLIC")
+        .await
+        .map_err(|error| {
+            if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+                LedgerError::NoSchema {
+                    database: database.to_owned(),
+                }
+            } else {
+                sql(database, &error)
+            }
+        })
+}
+
+/// A trigger, a view or a function that somebody else put there would run with keycard's rights.
+async fn check_owner(client: &Client, database: &str) -> Result<(), LedgerError> {
+    let foreign = client
+        .query_opt(
+            "SELECT object, pg_get_userbyid(owner)::text FROM (
+                 SELECT 'schema keycard', nspowner FROM pg_namespace WHERE nspname = 'keycard'
+                 UNION ALL
+                 SELECT 'relation keycard.' || relname, relowner FROM pg_class
+                 WHERE relnamespace = 'keycard'::regnamespace
+                 UNION ALL
+                 SELECT 'routine keycard.' || proname, proowner FROM pg_proc
+                 WHERE pronamespace = 'keycard'::regnamespace
+                 UNION ALL
+                 SELECT 'type keycard.' || typname, typowner FROM pg_type
+                 WHERE typnamespace = 'keycard'::regnamespace
+                 UNION ALL
+                 SELECT 'trigger ' || t.tgname || ' of keycard.' || c.relname, p.proowner
+                 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+                 WHERE c.relnamespace = 'keycard'::regnamespace AND NOT t.tgisinternal
+             ) AS objects (object, owner)
+             WHERE owner <> (SELECT oid FROM pg_roles WHERE rolname = current_user)
+             LIMIT 1",
+            &[],
+        )
+        .await
+        .map_err(|error| sql(database, &error))?;
+    match foreign {
+        None => Ok(()),
+        Some(row) => Err(LedgerError::Owner {
+            database: database.to_owned(),
+            object: row.get(0),
+            owner: row.get(1),
+        }),
+    }
+}
+
+async fn compatible_from(client: &Client) -> Result<Option<i32>, tokio_postgres::Error> {
+    let exists: bool = client
+        .query_one("SELECT to_regclass('keycard.ledger') IS NOT NULL", &[])
+        .await?
+        .get(0);
+    if !exists {
+        return Ok(None);
+    }
+    let row = client
+        .query_opt("SELECT compatible_from FROM keycard.ledger", &[])
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// Checks that the ledger was written in this database of this cluster, for this installation.
+pub(super) async fn check_record(
+    client: &Client,
+    database: &str,
+    installation: &str,
+) -> Result<(), LedgerError> {
+    let row = client
+        .query_opt(
+            "SELECT l.installation,
+                    l.system_identifier = (SELECT system_identifier FROM pg_control_system()),
+                    l.database_oid = d.oid, l.compatible_from
+             FROM keycard.ledger l, pg_database d WHERE d.datname = current_database()",
+            &[],
+        )
+        .await
+        .map_err(|error| {
+            if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
+                LedgerError::NoLedger {
+                    database: database.to_owned(),
+                }
+            } else {
+                sql(database, &error)
+            }
+        })?;
+    let problem = match row {
+        None => "it holds no record of whose it is".to_owned(),
+        Some(row) if row.get::<_, &str>(0) != installation => format!(
+            "it is the ledger of installation {:?}, and this is {installation:?}",
+            row.get::<_, &str>(0)
+        ),
+        Some(row) if !row.get::<_, bool>(1) => "it was written in another cluster".to_owned(),
+        Some(row) if !row.get::<_, bool>(2) => {
+            "it was written in another database of this cluster".to_owned()
+        }
+        // A newer keycard may have migrated the ledger while this one was running.
+        Some(row) if row.get::<_, i32>(3) > LEDGER_VERSION => {
+            return Err(LedgerError::Newer {
+                database: database.to_owned(),
+                needed: row.get(3),
+            });
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(LedgerError::Foreign {
+        database: database.to_owned(),
+        problem,
+    })
+}
+
+fn sql(database: &str, error: &tokio_postgres::Error) -> LedgerError {
+    LedgerError::sql("prepare the ledger", database, error)
+}

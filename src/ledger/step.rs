@@ -1,0 +1,378 @@
+//! One step of one lease: load and lock, decide, change login, lease and answers, commit.
+
+use std::time::Duration;
+
+use deadpool::managed::Object;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use tokio::time::timeout;
+use tokio_postgres::{Client, Transaction};
+use uuid::Uuid;
+
+use super::requests::{self, Asked, Recorded};
+use super::rows::{self, RowError, StoredLease};
+use super::{Ledger, LedgerError};
+use crate::lease::{Decision, DenialCode, Effect, Event, LoginChange, decide};
+use crate::login::{self, Applied, Login};
+use crate::wire::SecretPointer;
+
+/// What happens, to what.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The command, on the first step that it causes.
+    pub asked: Option<&'a Asked>,
+    /// Which lease.
+    pub subject: Subject,
+    /// What happens to it.
+    pub event: Event,
+    /// Where the credential was stored, for [`Event::Delivered`].
+    pub secret: Option<SecretPointer>,
+}
+
+/// Which lease a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// One that the event names.
+    Known(Uuid),
+    /// The one that the request has created before, or else a new one of this id.
+    New(Uuid),
+}
+
+/// What a step came to.
+#[derive(Debug)]
+pub enum Stepped {
+    /// The command was answered before.
+    Replayed(Box<Replayed>),
+    /// The command's id was used before, with another content. This denial is not remembered.
+    Reused(Recorded),
+    /// The command was answered before, and that answer no longer holds. Once this denial is told,
+    /// the answer must not be told any more.
+    Ended(Recorded),
+    /// It was decided and committed.
+    Decided(Box<Decided>),
+}
+
+/// An answer given before, and the lease as it is by now.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The answer.
+    pub recorded: Recorded,
+    /// The lease; `None` when the command concerned none.
+    pub stored: Option<StoredLease>,
+    /// The ledger's clock.
+    pub now: Timestamp,
+}
+
+/// A decision that is committed.
+#[derive(Debug)]
+pub struct Decided {
+    /// What was decided; its effects are still to come.
+    pub decision: Decision,
+    /// The lease as it is now; `None` when there is none.
+    pub stored: Option<StoredLease>,
+    /// The password just set, where one was.
+    pub password: Option<SecretString>,
+    /// The answers just recorded, for [`Effect::Answer`].
+    pub answers: Vec<Recorded>,
+    /// The ledger's clock, on which every time in the decision is.
+    pub now: Timestamp,
+}
+
+impl Ledger {
+    /// Decides what an event does to a lease, and does it, in one transaction.
+    ///
+    /// # Errors
+    /// Nothing happened, or (if the connection broke during the commit) it is unknown whether it
+    /// did. Either way the same step may be taken again.
+    pub async fn step(&self, step: Step<'_>) -> Result<Stepped, LedgerError> {
+        /// No single statement takes longer than 10 s unless the server has stopped answering.
+        const STEP_TIMEOUT: Duration = Duration::from_secs(25);
+        let mut client = self.connection().await?;
+        let custom = match &step.event {
+            Event::Request(new) => self
+                .rules
+                .roles
+                .get(&new.role)
+                .is_some_and(|role| role.template.creation.is_some()),
+            Event::Renew { .. }
+            | Event::Revoke(_)
+            | Event::Wake { .. }
+            | Event::Delivered { .. }
+            | Event::SessionsGone { .. }
+            | Event::Cleared { .. }
+            | Event::Failed { .. }
+            | Event::Refused { .. } => false,
+        };
+        let stepped = timeout(STEP_TIMEOUT, self.step_in_session(&mut client, step))
+            .await
+            .unwrap_or(Err(RowError::Silent))
+            .map_err(|error| error.at("carry out a step", &self.database));
+        let clean = stepped.is_ok()
+            && (!custom
+                || timeout(STEP_TIMEOUT, client.batch_execute("DISCARD ALL"))
+                    .await
+                    .is_ok_and(|discarded| discarded.is_ok()));
+        if !clean {
+            // The server may be gone, silent or read-only, or foreign statements may have left
+            // something in the session: the next step gets another.
+            drop(Object::take(client));
+        }
+        stepped
+    }
+
+    async fn step_in_session(
+        &self,
+        client: &mut Client,
+        step: Step<'_>,
+    ) -> Result<Stepped, RowError> {
+        let mut transaction = client.transaction().await?;
+        let stepped = self.step_within(&mut transaction, step).await?;
+        transaction.commit().await?;
+        Ok(stepped)
+    }
+
+    async fn step_within(
+        &self,
+        transaction: &mut Transaction<'_>,
+        step: Step<'_>,
+    ) -> Result<Stepped, RowError> {
+        let (Subject::Known(named) | Subject::New(named)) = step.subject;
+        let mut id = named;
+        let mut known = false;
+        if let Some(asked) = step.asked
+            && let Some(before) = requests::remember(transaction, asked, Some(named)).await?
+        {
+            if before.digest != asked.digest {
+                let now = clock(transaction).await?;
+                return Ok(Stepped::Reused(self.denial(
+                    asked,
+                    now,
+                    DenialCode::RequestIdReused,
+                    "this id was used before with another content; give every command its own",
+                )));
+            }
+            known = true;
+            if let (Subject::New(_), Some(lease)) = (step.subject, before.lease) {
+                id = lease;
+            }
+        }
+        let stored = rows::lock(transaction, &self.database, id).await?;
+        if let (true, Some(asked)) = (known, step.asked) {
+            // Read again: the answer may have come while this waited for the lease.
+            let again = requests::recall(transaction, asked).await?;
+            if let Some(answer) = again.and_then(|known| known.answer) {
+                let now = clock(transaction).await?;
+                return Ok(self.replayed(asked, answer, stored, now));
+            }
+        }
+        let mut event = step.event;
+        if let (None, Event::Request(new)) = (&stored, &mut event) {
+            let limited = self.rules.roles.get(&new.role);
+            if limited.is_some_and(|role| role.policy.leases_max.is_some()) {
+                new.live_leases =
+                    live_leases(transaction, new.asking.by.as_str(), &new.role).await?;
+            }
+        }
+        let now = clock(transaction).await?;
+        let change = self
+            .decide_and_apply(transaction, stored.as_ref(), event, now)
+            .await?;
+        let answers = self
+            .record(transaction, step.asked, step.secret.as_ref(), &change, now)
+            .await?;
+        Ok(Stepped::Decided(Box::new(Decided {
+            decision: change.decision,
+            stored: change.stored,
+            password: change.password,
+            answers,
+            now,
+        })))
+    }
+
+    /// Decides, and if Postgres refuses what was decided, decides on that instead.
+    async fn decide_and_apply(
+        &self,
+        transaction: &mut Transaction<'_>,
+        stored: Option<&StoredLease>,
+        mut event: Event,
+        now: Timestamp,
+    ) -> Result<Change, RowError> {
+        loop {
+            let policy = match (stored, &event) {
+                (Some(stored), _) => self
+                    .rules
+                    .policy(&stored.lease.role, &stored.lease.requester),
+                (None, Event::Request(new)) => self.rules.policy(&new.role, &new.asking.by),
+                (None, _) => self.rules.no_role(),
+            };
+            let decision = decide(stored.map(|stored| &stored.lease), &event, now, &policy);
+            let mut savepoint = transaction.savepoint("decision").await?;
+            match self.apply(&mut savepoint, stored, decision, &event).await? {
+                Ok(change) => {
+                    savepoint.commit().await?;
+                    return Ok(change);
+                }
+                Err((reason, terminated)) => {
+                    tracing::warn!(
+                        database = self.database,
+                        lease.id = stored.map(|stored| stored.lease.id.to_string()),
+                        reason,
+                        "Postgres refused a change of a login"
+                    );
+                    savepoint.rollback().await?;
+                    event = Event::Refused {
+                        event: Box::new(event),
+                        terminated,
+                        reason: reason.into(),
+                    };
+                }
+            }
+        }
+    }
+
+    /// Changes the login and writes the lease. What Postgres refuses is told, for the caller to
+    /// decide on.
+    async fn apply(
+        &self,
+        savepoint: &mut Transaction<'_>,
+        stored: Option<&StoredLease>,
+        decision: Decision,
+        event: &Event,
+    ) -> Result<Result<Change, (String, u32)>, RowError> {
+        let mut change = Change {
+            stored: stored.cloned(),
+            password: None,
+            decision,
+        };
+        let Some(next) = &mut change.decision.next else {
+            return Ok(Ok(change));
+        };
+        let mut login_oid = stored.map(|stored| stored.login_oid);
+        if let Some(login_change) = change.decision.login {
+            let role = self.rules.roles.get(&next.role);
+            let mut verifier = None;
+            if matches!(
+                login_change,
+                LoginChange::Create | LoginChange::ResetPassword
+            ) {
+                let iterations = role.map_or(login::SCRAM_ITERATIONS, |role| {
+                    role.template.scram_iterations
+                });
+                let password = login::generate_password();
+                verifier = Some(login::scram_verifier(&password, iterations));
+                change.password = Some(password);
+            }
+            let login = Login {
+                username: &next.username,
+                oid: login_oid,
+                expires_at: next.expires_at,
+                verifier: verifier.as_deref(),
+                template: role.map(|role| &role.template),
+            };
+            let applied = if login_change == LoginChange::Disable {
+                self.disable(savepoint, &login).await?
+            } else {
+                login::apply(savepoint, login_change, &login).await?
+            };
+            match applied {
+                Applied::Done { oid, terminated } => {
+                    // The OID of a dropped login still finds its sessions.
+                    login_oid = oid.or(login_oid);
+                    next.sessions_terminated = next.sessions_terminated.saturating_add(terminated);
+                }
+                Applied::Refused { reason, terminated } => return Ok(Err((reason, terminated))),
+            }
+        }
+        let mut after = StoredLease {
+            lease: next.clone(),
+            login_oid: login_oid
+                .ok_or_else(|| RowError::Content("a lease has no login".to_owned()))?,
+            locators: stored.map_or_else(Vec::new, |stored| stored.locators.clone()),
+            last_failure: match event {
+                Event::Failed { reason, .. } | Event::Refused { reason, .. } => {
+                    Some(reason.to_string())
+                }
+                Event::Request(_)
+                | Event::Renew { .. }
+                | Event::Revoke(_)
+                | Event::Wake { .. }
+                | Event::Delivered { .. }
+                | Event::SessionsGone { .. }
+                | Event::Cleared { .. } => stored.and_then(|stored| stored.last_failure.clone()),
+            },
+        };
+        if change.decision.effects.contains(&Effect::PutSecret) {
+            after.locators.push(self.rules.locator(&after.lease));
+        }
+        rows::write(savepoint, &after).await?;
+        change.stored = Some(after);
+        Ok(Ok(change))
+    }
+
+    /// Disables a login as well as Postgres lets us: the lease must be marked all the same.
+    async fn disable(
+        &self,
+        savepoint: &mut Transaction<'_>,
+        login: &Login<'_>,
+    ) -> Result<Applied, tokio_postgres::Error> {
+        let attempt = savepoint.savepoint("disable").await?;
+        match login::apply(&attempt, LoginChange::Disable, login).await? {
+            Applied::Refused { reason, terminated } => {
+                attempt.rollback().await?;
+                tracing::error!(
+                    database = self.database,
+                    login.username = login.username,
+                    reason,
+                    "a login that must end cannot be disabled; it is tried again"
+                );
+                Ok(Applied::Done {
+                    oid: None,
+                    terminated,
+                })
+            }
+            done @ Applied::Done { .. } => {
+                attempt.commit().await?;
+                Ok(done)
+            }
+        }
+    }
+}
+
+/// A decision and what it made of the lease.
+pub(super) struct Change {
+    pub(super) decision: Decision,
+    pub(super) stored: Option<StoredLease>,
+    password: Option<SecretString>,
+}
+
+/// The one clock, read now and not when the transaction began.
+async fn clock(transaction: &Transaction<'_>) -> Result<Timestamp, tokio_postgres::Error> {
+    let row = transaction
+        .query_one("SELECT clock_timestamp()", &[])
+        .await?;
+    Ok(row.get(0))
+}
+
+/// How many leases of a requester and role are alive. Until the end of the transaction nobody else
+/// can add one.
+async fn live_leases(
+    transaction: &Transaction<'_>,
+    requester: &str,
+    role: &str,
+) -> Result<u32, tokio_postgres::Error> {
+    transaction
+        .execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(31) || $2, 0))",
+            &[&requester, &role],
+        )
+        .await?;
+    let row = transaction
+        .query_one(
+            "SELECT count(*) FROM keycard.leases
+             WHERE requester = $1 AND role = $2 AND state IN ('issuing', 'active')
+               AND expires_at > clock_timestamp()",
+            &[&requester, &role],
+        )
+        .await?;
+    Ok(u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX))
+}

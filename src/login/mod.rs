@@ -1,0 +1,16 @@
+//! Postgres login roles: their names, their passwords, and every change of them.
+
+mod change;
+mod custom;
+mod name;
+mod password;
+mod setup;
+mod sqlstate;
+mod template;
+
+pub use change::{Applied, Login, apply, terminate_sessions};
+pub use name::username;
+pub use password::{SCRAM_ITERATIONS, generate as generate_password, scram_verifier};
+pub use setup::setup_sql;
+pub use sqlstate::{describe, disposition};
+pub use template::{Creation, Template};

@@ -1,0 +1,66 @@
+//! The script with which a DBA gives keycard's own user what it needs, and nothing else.
+
+use postgres_protocol::escape::{escape_identifier, escape_literal};
+
+/// The script for one database, plain SQL for any client. `groups` are the roles that keycard may
+/// grant, `admin` its own user.
+#[must_use]
+pub fn setup_sql(dbname: &str, admin: &str, groups: &[&str]) -> String {
+    let admin_name = escape_identifier(admin);
+    let admin_text = escape_literal(admin);
+    let database = escape_identifier(dbname);
+    let mut script = format!(
+        r"-- Run once in the database that keycard guards, as a superuser or as the user that made the
+-- groups (on RDS the master user). It may be run again. No superuser is needed afterwards.
+
+-- 1. keycard's own user. CREATEROLE lets it create, alter and drop logins.
+--    From version 16 on it reaches only the logins it created itself and the groups of step 4. On
+--    version 15 it reaches every role that is no superuser: give keycard a cluster of its own there,
+--    or upgrade.
+DO $keycard$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {admin_text}) THEN
+        CREATE ROLE {admin_name} LOGIN CREATEROLE;
+    END IF;
+END $keycard$;
+ALTER ROLE {admin_name} LOGIN CREATEROLE;
+GRANT CONNECT ON DATABASE {database} TO {admin_name};
+
+-- 2. Ending the sessions of a login that is revoked.
+GRANT pg_signal_backend TO {admin_name};
+
+-- 3. The ledger's schema, which nobody else may use.
+DO $keycard$ BEGIN
+    IF to_regnamespace('keycard') IS NULL THEN
+        GRANT {admin_name} TO CURRENT_USER;
+        CREATE SCHEMA keycard AUTHORIZATION {admin_name};
+        REVOKE ALL ON SCHEMA keycard FROM PUBLIC;
+        REVOKE {admin_name} FROM CURRENT_USER;
+    END IF;
+END $keycard$;
+"
+    );
+    if !groups.is_empty() {
+        script.push_str(
+            r"
+-- 4. The groups that logins become members of. keycard can grant them without having their
+--    privileges itself. Version 15 needs no grant for that.
+DO $keycard$ BEGIN
+    IF current_setting('server_version_num')::integer >= 160000 THEN
+",
+        );
+        for group in groups {
+            let grant = format!(
+                "GRANT {} TO {admin_name} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
+                escape_identifier(group)
+            );
+            script.push_str("        EXECUTE ");
+            script.push_str(&escape_literal(&grant));
+            script.push_str(";\n");
+        }
+        script.push_str("    END IF;\nEND $keycard$;\n");
+    }
+    script.push_str(
+        "\n-- 5. Set its password so that it appears in no log: in psql with \\password.\n",
+    );
+    script
+}

@@ -1,0 +1,78 @@
+//! How a role's logins are made: groups, or Vault's creation statements.
+
+use std::num::NonZeroU32;
+
+use jiff::Timestamp;
+
+/// What a role of the configuration says about its logins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Custom statements; without them keycard's own CREATE ROLE.
+    pub creation: Option<Creation>,
+    /// NOLOGIN roles whose privileges the login inherits, sorted by name.
+    pub groups: Vec<String>,
+    /// Most sessions at a time; Postgres sets no limit when absent.
+    pub connection_limit: Option<u32>,
+    /// PBKDF2 iterations of the verifier.
+    pub scram_iterations: NonZeroU32,
+}
+
+/// Vault's `creation_statements`, with `{{name}}`, `{{username}}`, `{{password}}` and
+/// `{{expiration}}` in exactly this spelling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Creation {
+    /// One command each, by the extended protocol; without the semicolon at its end.
+    Each(Vec<String>),
+    /// Several commands in one string, which Postgres itself takes apart.
+    Script(String),
+}
+
+impl Creation {
+    /// The texts in their order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        match self {
+            Self::Each(texts) => texts.as_slice(),
+            Self::Script(text) => std::slice::from_ref(text),
+        }
+        .iter()
+        .map(String::as_str)
+    }
+
+    /// The SQL to run. The values hold no quote, backslash or brace, so they cannot leave their
+    /// literal.
+    pub(super) fn render(&self, username: &str, verifier: &str, expires_at: Timestamp) -> Self {
+        let expiration = expires_at.to_string();
+        let fill = |text: &String| {
+            text.replace("{{name}}", username)
+                .replace("{{username}}", username)
+                .replace("{{password}}", verifier)
+                .replace("{{expiration}}", &expiration)
+        };
+        match self {
+            Self::Each(texts) => Self::Each(texts.iter().map(fill).collect()),
+            Self::Script(text) => Self::Script(fill(text)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_placeholder_is_filled_and_others_are_left_alone() {
+        let text = r#"CREATE ROLE "{{name}}" PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' -- {{other}} {{username}}"#;
+        let rendered = Creation::Script(text.to_owned()).render(
+            "kc_a",
+            "SCRAM-SHA-256$1:c2FsdA==$a:b",
+            "2026-01-01T00:00:00Z".parse().unwrap(),
+        );
+        assert_eq!(
+            rendered,
+            Creation::Script(
+                r#"CREATE ROLE "kc_a" PASSWORD 'SCRAM-SHA-256$1:c2FsdA==$a:b' VALID UNTIL '2026-01-01T00:00:00Z' -- {{other}} kc_a"#
+                    .to_owned()
+            )
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! Confirmed publishing, and the one connection it happens on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::AMQPSoftError;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::OPERATION_TIMEOUT;
+use super::connection::{Broker, Outage, is_soft, later, one_line, pauses};
+use super::message::short;
+use super::topology;
+use crate::clock;
+use crate::queue::QueueError;
+
+/// Publishes under way at once. Each has a channel for itself: lapin attributes the return of an
+/// unroutable message to the wrong one when several are under way on a channel.
+const CHANNELS_MAX: usize = 8;
+
+/// How often the connection is looked at, besides listening to what it says itself.
+const GLANCE_PERIOD: Duration = Duration::from_secs(5);
+
+const PURPOSE: &str = "worker publish";
+
+/// Publishes one message after the other, each until the broker has confirmed it.
+pub(super) struct Publisher {
+    broker: Arc<Broker>,
+    line: watch::Receiver<Option<Arc<Line>>>,
+    free: Semaphore,
+    mending: tokio::sync::Mutex<()>,
+}
+
+/// A connection and its idle channels.
+pub(super) struct Line {
+    connection: Connection,
+    idle: Mutex<Vec<Channel>>,
+    /// Told by a publisher that has waited for a confirmation in vain.
+    suspect: Notify,
+}
+
+/// How one publish ended, other than well.
+enum Failure {
+    /// There is no such queue or exchange.
+    Nowhere(String),
+    /// Anything else.
+    Other(String),
+}
+
+impl Publisher {
+    /// Publishes on `connection`, and on its successors until `closing`.
+    pub(super) fn start(
+        broker: Arc<Broker>,
+        connection: Connection,
+        closing: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (sender, line) = watch::channel(None);
+        let supervising = supervise(Arc::clone(&broker), connection, sender, closing);
+        let publisher = Self {
+            broker,
+            line,
+            free: Semaphore::new(CHANNELS_MAX),
+            mending: tokio::sync::Mutex::new(()),
+        };
+        (publisher, supervising)
+    }
+
+    /// Publishes to a queue, past every exchange.
+    pub(super) async fn to_queue(
+        &self,
+        operation: &'static str,
+        queue: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), QueueError> {
+        self.publish(operation, "", queue, body, properties).await
+    }
+
+    /// Publishes, and returns when the broker has the message in a queue. Any error leaves open
+    /// whether it has.
+    ///
+    /// Cancel-safe: a publish given up takes its channel with it.
+    pub(super) async fn publish(
+        &self,
+        operation: &'static str,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), QueueError> {
+        let deadline = Instant::from_std(clock::monotonic_now()) + OPERATION_TIMEOUT;
+        let error = |problem: String| later(operation, problem);
+        let late = |problem: &str| later(operation, problem.to_owned());
+
+        let line = timeout_at(deadline, self.line())
+            .await
+            .map_err(|_| late("the broker is out of reach"))?
+            .ok_or_else(|| late("the connection has been closed"))?;
+        if line.connection.status().blocked() {
+            return Err(late(
+                "the broker takes no messages for lack of memory or disk",
+            ));
+        }
+        let _permit = timeout_at(deadline, self.free.acquire())
+            .await
+            .map_err(|_| late("every channel is busy"))?;
+        let publishing = line.publish(exchange, routing_key, body, properties);
+        match timeout_at(deadline, publishing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(Failure::Other(problem))) => Err(error(problem)),
+            Ok(Err(Failure::Nowhere(problem))) => {
+                self.mend(&line).await;
+                Err(error(problem))
+            }
+            Err(_) => {
+                if !line.connection.status().blocked() {
+                    line.suspect.notify_one();
+                }
+                Err(late("the broker does not confirm"))
+            }
+        }
+    }
+
+    /// The living connection, as soon as there is one; `None` when there will be none.
+    async fn line(&self) -> Option<Arc<Line>> {
+        let mut line = self.line.clone();
+        let line = line.wait_for(Option::is_some).await.ok()?;
+        line.clone()
+    }
+
+    /// Puts back what somebody has deleted. One at a time: the others' next try profits from it.
+    async fn mend(&self, line: &Line) {
+        if let Ok(_alone) = self.mending.try_lock() {
+            match topology::declare(&self.broker, &line.connection).await {
+                Ok(()) => warn!("An exchange or queue of keycard's was missing and is back, empty"),
+                Err(error) => warn!(
+                    error = error.to_string(),
+                    "An exchange or queue of keycard's is missing"
+                ),
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new(connection: Connection) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            idle: Mutex::default(),
+            suspect: Notify::new(),
+        })
+    }
+
+    async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<(), Failure> {
+        let channel = self.channel().await.map_err(|error| failure(&error))?;
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let confirm = channel
+            .basic_publish(
+                short(exchange),
+                short(routing_key),
+                options,
+                body,
+                properties,
+            )
+            .await
+            .map_err(|error| failure(&error))?;
+        let confirmation = confirm.await.map_err(|error| failure(&error))?;
+        let outcome = match confirmation {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
+                Err(Failure::Nowhere(unroutable(&returned)))
+            }
+            Confirmation::Nack(None) => Err(Failure::Other("the broker refuses it".to_owned())),
+            Confirmation::NotRequested => {
+                return Err(Failure::Other("the channel does not confirm".to_owned()));
+            }
+        };
+        self.idle().push(channel);
+        outcome
+    }
+
+    /// A channel for one publish. It goes back among the idle only when that is settled.
+    async fn channel(&self) -> lapin::Result<Channel> {
+        let idle = self.idle().pop();
+        if let Some(channel) = idle.filter(|channel| channel.status().connected()) {
+            return Ok(channel);
+        }
+        let channel = self.connection.create_channel().await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        Ok(channel)
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the connection is of no more use, with the reason.
+    async fn broken(&self) -> String {
+        let mut events = std::pin::pin!(self.connection.events_listener());
+        while self.connection.status().connected() {
+            tokio::select! {
+                // Cancel-safe: an event is taken only when it is returned.
+                event = events.next() => match event {
+                    // lapin tells of a channel's error as well, which leaves the connection alone.
+                    Some(Event::Error(error)) if !self.connection.status().connected() => {
+                        return one_line(&error);
+                    }
+                    Some(Event::ConnectionBlocked(reason)) => warn!(
+                        reason,
+                        "RabbitMQ takes no more messages until it has memory and disk again"
+                    ),
+                    Some(Event::ConnectionUnblocked) => info!("RabbitMQ takes messages again"),
+                    _ => {}
+                },
+                // Cancel-safe: a notification not received stays.
+                () = self.suspect.notified() => {
+                    return "the broker has not confirmed a message in time".to_owned();
+                }
+                // Cancel-safe: a sleep loses nothing.
+                () = sleep(GLANCE_PERIOD) => {}
+            }
+        }
+        "it is closed".to_owned()
+    }
+}
+
+/// Keeps one connection alive. Ends when `closing`, with the connection closed.
+async fn supervise(
+    broker: Arc<Broker>,
+    first: Connection,
+    line: watch::Sender<Option<Arc<Line>>>,
+    closing: CancellationToken,
+) {
+    let mut outage = Outage::new(PURPOSE);
+    let mut next = Some(first);
+    loop {
+        let connection = if let Some(connection) = next.take() {
+            connection
+        } else {
+            let connecting = connect(&broker, &mut outage);
+            // Cancel-safe: an attempt given up takes its socket with it.
+            let Some(connection) = closing.run_until_cancelled(connecting).await else {
+                return;
+            };
+            connection
+        };
+        outage.over();
+        let current = Line::new(connection);
+        line.send_replace(Some(Arc::clone(&current)));
+        // Cancel-safe: what the connection says after this concerns nobody.
+        let reason = closing.run_until_cancelled(current.broken()).await;
+        line.send_replace(None);
+        match reason {
+            Some(reason) => outage.failed(&later("publish", reason)),
+            None => return close(&current.connection).await,
+        }
+        // Its channels and their waiters fail now; what is left closes it when dropped.
+        tokio::spawn(async move { close(&current.connection).await });
+    }
+}
+
+/// Connects, however long that takes.
+async fn connect(broker: &Broker, outage: &mut Outage) -> Connection {
+    let mut pauses = pauses();
+    loop {
+        match broker.open(PURPOSE).await {
+            Ok(connection) => return connection,
+            Err(error) => outage.failed(&error),
+        }
+        sleep(pauses.next().unwrap_or(OPERATION_TIMEOUT)).await;
+    }
+}
+
+/// Closes a connection in good order, as far as that is possible.
+pub(super) async fn close(connection: &Connection) {
+    // Failing means that it is closed already.
+    let _ = tokio::time::timeout(
+        Duration::from_secs(5),
+        connection.close(200, "keycard is done with it".into()),
+    )
+    .await;
+}
+
+fn failure(error: &lapin::Error) -> Failure {
+    if is_soft(error, AMQPSoftError::NOTFOUND) {
+        Failure::Nowhere(one_line(error))
+    } else {
+        Failure::Other(one_line(error))
+    }
+}
+
+fn unroutable(returned: &BasicReturnMessage) -> String {
+    format!(
+        "no queue takes it: {} (exchange '{}', routing key '{}')",
+        returned.reply_text, returned.delivery.exchange, returned.delivery.routing_key
+    )
+}

@@ -1,0 +1,58 @@
+//! Logs: where they go, how they look, and what they may never say.
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// What libraries may log at most, whatever is asked for: below INFO they print requests with their
+/// bodies, and so secrets. lapin prints returned messages with their bodies at WARN, and what it
+/// says at ERROR the queue says itself. A target covers every module whose path begins with it.
+const CLAMPED: [(&str, LevelFilter); 13] = [
+    ("aws_", LevelFilter::INFO),
+    ("hyper", LevelFilter::INFO),
+    ("h2", LevelFilter::INFO),
+    ("rustls", LevelFilter::INFO),
+    ("tokio_rustls", LevelFilter::INFO),
+    ("lapin", LevelFilter::OFF),
+    ("amq_protocol", LevelFilter::OFF),
+    ("async_rs", LevelFilter::INFO),
+    ("tokio_postgres", LevelFilter::INFO),
+    ("postgres_protocol", LevelFilter::INFO),
+    ("refinery", LevelFilter::INFO),
+    ("tower", LevelFilter::INFO),
+    ("want", LevelFilter::INFO),
+];
+
+/// What is logged at `level`: whatever it is, libraries that would print bodies stay at INFO.
+#[must_use]
+pub fn targets(level: LevelFilter) -> Targets {
+    CLAMPED.into_iter().fold(
+        Targets::new().with_default(level),
+        |targets, (name, most)| targets.with_target(name, level.min(most)),
+    )
+}
+
+/// Writes logs to standard error. A second call changes nothing.
+pub fn start(level: LevelFilter, format: Format) {
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Text => lines.with_ansi(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
+    };
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(targets(level)))
+        .try_init();
+}

@@ -1,0 +1,144 @@
+//! Carrying a lease from one resting state to the next: decide, commit, run the effects, report.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Worker;
+use super::effects::Happened;
+use super::lanes::{Settled, pause};
+use crate::lease::{Event, Report, State, Then};
+use crate::ledger::{Asked, Decided, Kind, Ledger, Replayed, Step, Stepped, Subject};
+use crate::queue::ReplyTo;
+use crate::wire::Expire;
+
+/// What a lease is carried for.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    /// The ledger that knows the lease.
+    pub(super) ledger: &'a Ledger,
+    /// The command, if one caused it.
+    pub(super) asked: Option<&'a Asked>,
+    /// Where the command's sender waits for a direct reply.
+    pub(super) reply_to: Option<&'a ReplyTo>,
+    /// The expiry event, if one caused it.
+    pub(super) expire: Option<&'a Expire>,
+}
+
+impl Worker {
+    /// Carries a lease on until nothing is left to do, or nothing can be done for now.
+    pub(super) async fn carry(
+        &self,
+        context: Context<'_>,
+        subject: Subject,
+        event: Event,
+    ) -> Settled {
+        let mut step = Step {
+            asked: context.asked,
+            subject,
+            event,
+            secret: None,
+        };
+        loop {
+            let decided = match context.ledger.step(step).await {
+                Err(error) => {
+                    self.note(context.ledger.database(), &error);
+                    return Settled::Defer(pause(0));
+                }
+                Ok(Stepped::Replayed(replayed)) => {
+                    let done = self.replay(context, &replayed).await;
+                    return settled(done);
+                }
+                Ok(Stepped::Reused(recorded)) => {
+                    let done = self.publish_answer(context, &recorded, false).await;
+                    return settled(done);
+                }
+                Ok(Stepped::Ended(recorded)) => {
+                    let done = self.publish_answer(context, &recorded, true).await;
+                    return settled(done);
+                }
+                Ok(Stepped::Decided(decided)) => decided,
+            };
+            self.outages.over(context.ledger.database());
+            log(context, &decided);
+            let attempt = decided
+                .stored
+                .as_ref()
+                .map_or(0, |stored| stored.lease.attempt);
+            let known = decided
+                .stored
+                .as_ref()
+                .map_or(subject, |stored| Subject::Known(stored.lease.id.uuid));
+            let mut secret = None;
+            let event = match self.run_effects(context, &decided).await {
+                Err(reason) => decided.decision.failure(reason.into()),
+                Ok(happened) => match decided.decision.then {
+                    Then::Ack => return Settled::Ack,
+                    Then::Defer(until) => return Settled::Defer(between(decided.now, until)),
+                    Then::Report(Report::Delivered) => {
+                        secret = happened.into_iter().find_map(Happened::stored);
+                        Event::Delivered { attempt }
+                    }
+                    Then::Report(Report::SessionsGone) => Event::SessionsGone {
+                        attempt,
+                        terminated: happened.iter().map(Happened::terminated).sum(),
+                    },
+                    Then::Report(Report::Cleared) => Event::Cleared { attempt },
+                },
+            };
+            step = Step {
+                asked: None,
+                subject: known,
+                event,
+                secret,
+            };
+        }
+    }
+
+    /// Gives an answer again. The worker that gave it first may not have come to arming the renewed
+    /// lease's expiry.
+    async fn replay(&self, context: Context<'_>, replayed: &Replayed) -> Result<(), String> {
+        if let (Some(stored), Some(Kind::Renew)) =
+            (&replayed.stored, context.asked.map(|asked| asked.kind))
+            && stored.lease.state == State::Active
+        {
+            self.arm_expiry(stored, replayed.now).await?;
+        }
+        self.publish_answer(context, &replayed.recorded, true).await
+    }
+}
+
+fn settled(done: Result<(), String>) -> Settled {
+    match done {
+        Ok(()) => Settled::Ack,
+        Err(reason) => {
+            tracing::warn!(
+                reason,
+                "an answer could not be published; its command comes back"
+            );
+            Settled::Defer(pause(0))
+        }
+    }
+}
+
+/// One line for each decision: who asked, about what, what was decided and why.
+fn log(context: Context<'_>, decided: &Decided) {
+    let lease = decided.stored.as_ref().map(|stored| &stored.lease);
+    tracing::info!(
+        request.id = context.asked.map(|asked| asked.id.as_str()),
+        request.by = context.asked.map(|asked| asked.requester.as_str()),
+        lease.id = lease.map(|lease| lease.id.to_string()),
+        lease.role = lease.map(|lease| lease.role.as_str()),
+        lease.requester = lease.map(|lease| lease.requester.as_str()),
+        lease.state = lease.map(|lease| lease.state.as_str()),
+        lease.generation = lease.map(|lease| lease.generation),
+        lease.attempt = lease.map(|lease| lease.attempt),
+        reason = %decided.decision.reason,
+        "decided"
+    );
+}
+
+/// The time from `now` to `until`, zero if that has passed.
+pub(super) fn between(now: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(now).max(SignedDuration::ZERO)).unwrap_or_default()
+}

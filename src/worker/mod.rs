@@ -1,0 +1,142 @@
+//! The worker: takes deliveries, asks the core what they mean, carries it out.
+//!
+//! One delivery goes through `command` (what does it ask?), `carry` (decide, commit, run the
+//! effects, and again until the core is satisfied) and `lanes` (acknowledge or defer). The
+//! `sweep` enters at `carry` with whatever nobody looked after.
+
+mod carry;
+mod command;
+mod effects;
+mod lanes;
+mod outage;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fault::Disposition;
+use crate::ledger::{Ledger, LedgerError, Rules};
+use crate::queue::{Lane, Queue};
+use crate::store::SecretStore;
+use lanes::Bulkheads;
+pub use lanes::pause;
+use outage::Outages;
+
+/// How long an attempt keeps a lease to itself. Longer than `EFFECT_TIMEOUT`: whoever delivers
+/// after that finds nobody still storing a secret. An attempt at ending a lease may take longer, as
+/// its effects may happen twice.
+pub const HOLD: Duration = Duration::from_secs(30);
+
+/// How long one effect may take before it counts as failed.
+const EFFECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A worker of one installation.
+pub struct Worker {
+    rules: Arc<Rules>,
+    queue: Arc<dyn Queue>,
+    store: Arc<dyn SecretStore>,
+    ledgers: BTreeMap<String, Ledger>,
+    sweep_interval: Duration,
+    stop: CancellationToken,
+    fatal: OnceLock<String>,
+    /// Deliveries that may have ended a worker before are processed alone: they take it for writing.
+    company: RwLock<()>,
+    bulkheads: Bulkheads,
+    outages: Outages,
+}
+
+/// What a worker works with.
+pub struct Parts {
+    /// The configuration's rules.
+    pub rules: Arc<Rules>,
+    /// Where events come from and go to.
+    pub queue: Arc<dyn Queue>,
+    /// Where credentials are put.
+    pub store: Arc<dyn SecretStore>,
+    /// One for each database.
+    pub ledgers: Vec<Ledger>,
+    /// How often the sweep looks for what nobody looked after.
+    pub sweep_interval: Duration,
+    /// Deliveries in hand at a time, for each lane.
+    pub prefetch: u16,
+}
+
+/// The worker stopped because it could not go on rightly.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Stopped(String);
+
+impl Worker {
+    /// Puts a worker together. It ends when `stop` is cancelled.
+    #[must_use]
+    pub fn new(parts: Parts, stop: CancellationToken) -> Self {
+        let databases: Vec<&str> = parts.ledgers.iter().map(Ledger::database).collect();
+        Self {
+            bulkheads: Bulkheads::new(&databases, parts.prefetch),
+            ledgers: parts
+                .ledgers
+                .into_iter()
+                .map(|ledger| (ledger.database().to_owned(), ledger))
+                .collect(),
+            rules: parts.rules,
+            queue: parts.queue,
+            store: parts.store,
+            sweep_interval: parts.sweep_interval,
+            stop,
+            fatal: OnceLock::new(),
+            company: RwLock::new(()),
+            outages: Outages::default(),
+        }
+    }
+
+    /// Works until it is told to stop; then finishes what is in hand, for at most `grace`, and hands
+    /// back the rest.
+    ///
+    /// # Errors
+    /// When it came upon something that somebody must mend first.
+    pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), Stopped> {
+        let tasks = TaskTracker::new();
+        for lane in Lane::ALL {
+            tasks.spawn(Arc::clone(&self).serve(lane));
+        }
+        for database in self.ledgers.keys() {
+            tasks.spawn(Arc::clone(&self).sweep(database.clone()));
+        }
+        tasks.close();
+        self.stop.cancelled().await;
+        tracing::info!("stopping: what is in hand is finished, the rest handed back");
+        let finished = tokio::time::timeout(grace, async {
+            self.queue.shut_down().await;
+            tasks.wait().await;
+        });
+        if finished.await.is_err() {
+            tracing::warn!(
+                grace_seconds = grace.as_secs(),
+                "some work did not finish in time; it will be taken up again"
+            );
+        }
+        match self.fatal.get() {
+            None => Ok(()),
+            Some(reason) => Err(Stopped(reason.clone())),
+        }
+    }
+
+    /// Looks at what a failed ledger means: most pass, some end the worker.
+    fn note(&self, database: &str, error: &LedgerError) {
+        match error.disposition() {
+            Disposition::Fatal => {
+                tracing::error!(%error, "the worker cannot go on");
+                self.fatal.get_or_init(|| error.to_string());
+                self.stop.cancel();
+            }
+            Disposition::Retry | Disposition::Reject => {
+                self.outages.failed(database, &error.to_string());
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The sweep: finds what is due or unfinished, whatever should have woken it.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use tokio::time::MissedTickBehavior;
+
+use super::Worker;
+use super::carry::Context;
+use crate::lease::Event;
+use crate::ledger::{Ledger, LedgerError, Subject};
+
+/// Leases that one sweep of a database works on at a time.
+const SIDE_BY_SIDE: usize = 8;
+
+impl Worker {
+    /// Sweeps one database at once and then periodically, until the worker stops.
+    pub(super) async fn sweep(self: Arc<Self>, database: String) {
+        let Some(ledger) = self.ledgers.get(&database) else {
+            return;
+        };
+        let mut ticks = tokio::time::interval(self.sweep_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // Cancel-safe: a tick that is not taken comes again.
+                _ = ticks.tick() => {}
+                // Cancel-safe: a cancellation is not consumed.
+                () = self.stop.cancelled() => return,
+            }
+            let swept = AssertUnwindSafe(self.sweep_once(ledger)).catch_unwind();
+            match swept.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.note(&database, &error),
+                Err(_) => tracing::error!(database, "the sweep made the worker panic"),
+            }
+        }
+    }
+
+    async fn sweep_once(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+        // The database may have been away when the worker started.
+        ledger.prepare().await?;
+        let context = Context {
+            ledger,
+            asked: None,
+            reply_to: None,
+            expire: None,
+        };
+        let mut last = None;
+        loop {
+            let due = ledger.due(last).await?;
+            let Some(end) = due.last() else {
+                break;
+            };
+            last = Some(*end);
+            tracing::info!(
+                database = ledger.database(),
+                leases = due.len(),
+                "the sweep found leases that nobody looked after"
+            );
+            stream::iter(due)
+                .for_each_concurrent(SIDE_BY_SIDE, |(_, id)| async move {
+                    if self.stop.is_cancelled() {
+                        return;
+                    }
+                    let wake = Event::Wake { generation: None };
+                    // Whatever is left to do is found again by the next sweep.
+                    let _ = self.carry(context, Subject::Known(id), wake).await;
+                })
+                .await;
+        }
+        for recorded in ledger.unpublished().await? {
+            if let Err(reason) = self.publish_answer(context, &recorded, true).await {
+                tracing::warn!(reason, "an answer is still unpublished");
+            }
+        }
+        while !self.stop.is_cancelled() && ledger.forget_old_requests().await? > 0 {}
+        Ok(())
+    }
+}

@@ -1,0 +1,133 @@
+//! Workers that die in the middle of a request, and those that take it up.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use serde_json::Value;
+
+use super::assert_each_issued_once;
+use crate::support::client::{Client, SOON, fresh_id};
+use crate::support::eventually;
+use crate::support::site::{Site, Worker};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_killed_at_any_moment_leave_each_request_with_one_answer() {
+    const REQUESTS: usize = 60;
+    let site = Site::usual().await;
+    let mut worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let requests: Vec<Value> = (0..REQUESTS)
+        .map(|_| orders.asking(&fresh_id(), "app-role"))
+        .collect();
+    join_all(
+        requests
+            .iter()
+            .map(|request| orders.say("requests", request)),
+    )
+    .await;
+    for _ in 0..4 {
+        let before = progress(&site, &orders).await;
+        let random = usize::from(keycard::clock::uuid_v7().as_bytes()[15] % 16);
+        eventually("some more work is done", 60, async || {
+            let done = progress(&site, &orders).await - before;
+            let answered = answered(&orders, &requests);
+            (done >= random || answered == REQUESTS).then_some(())
+        })
+        .await;
+        worker.kill();
+        worker = site.worker_unready(&[]);
+    }
+    // What the dead held is taken up when their attempts' hold is over.
+    eventually("every request is answered", 150, async || {
+        (answered(&orders, &requests) == REQUESTS).then_some(())
+    })
+    .await;
+    assert_each_issued_once(&site, &orders, &requests).await;
+}
+
+/// Transactions and answers that have come of it so far.
+async fn progress(site: &Site, orders: &Client) -> usize {
+    let leases = site.count("SELECT count(*) FROM keycard.leases").await;
+    usize::try_from(leases).unwrap() + orders.heard().len()
+}
+
+fn answered(client: &Client, requests: &[Value]) -> usize {
+    let heard = client.heard();
+    let answered: BTreeSet<&str> = heard.iter().filter_map(|heard| heard.answers()).collect();
+    requests
+        .iter()
+        .filter(|request| answered.contains(request["id"].as_str().unwrap()))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_after_answering() {
+    let site = Site::usual().await;
+    let worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let stall = Stall::new(&site).await;
+    let request = orders.asking(&fresh_id(), "app-role");
+    orders.say("requests", &request).await;
+    stall
+        .kill_at("UPDATE ON keycard.leases", "NEW.state = 'active'", worker)
+        .await;
+    assert_eq!(site.secrets_told().len(), 1);
+    assert_eq!(orders.heard().len(), 0);
+
+    // The next attempt may begin when the first one's hold is over.
+    let worker = site.worker().await;
+    stall
+        .kill_at("UPDATE OF published_at ON keycard.requests", "true", worker)
+        .await;
+    orders.answers(request["id"].as_str().unwrap(), 1).await;
+
+    let _worker = site.worker().await;
+    orders.answers(request["id"].as_str().unwrap(), 2).await;
+    assert_each_issued_once(&site, &orders, &[request]).await;
+}
+
+/// Stops transactions of workers at a chosen statement.
+struct Stall {
+    sql: tokio_postgres::Client,
+}
+
+impl Stall {
+    async fn new(site: &Site) -> Self {
+        let sql = site.sql().await;
+        sql.batch_execute(
+            "SELECT pg_advisory_lock(7);
+             CREATE FUNCTION public.stall() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$",
+        )
+        .await
+        .unwrap();
+        Self { sql }
+    }
+
+    /// Kills the worker when it is about to make that change.
+    async fn kill_at(&self, change: &str, condition: &str, mut worker: Worker) {
+        self.sql
+            .batch_execute(&format!(
+                "CREATE TRIGGER stall BEFORE {change} FOR EACH ROW WHEN ({condition})
+                 EXECUTE FUNCTION public.stall()"
+            ))
+            .await
+            .unwrap();
+        let stalled = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        eventually(change, 30 + SOON, async || {
+            let waiting = self.sql.query(stalled, &[]).await.unwrap();
+            (!waiting.is_empty()).then_some(())
+        })
+        .await;
+        worker.kill();
+        // A backend that waits for a lock does not notice that its client has gone.
+        let end = format!("SELECT pg_terminate_backend(pid, 5000) FROM ({stalled}) AS stalled");
+        self.sql.query(&end, &[]).await.unwrap();
+        let table = change.split_whitespace().last().unwrap();
+        self.sql
+            .batch_execute(&format!("DROP TRIGGER stall ON {table}"))
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,377 @@
+//! The suite. It knows the port and, for the services' side of it, [`Backend`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keycard::clock::monotonic_now;
+use keycard::lease::Requester;
+use keycard::queue::{Delivery, Lane, Outgoing, Queue, Sender};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// Longest wait for what must happen.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long something must not happen. Long enough for a broker that would do it.
+pub const SILENCE: Duration = Duration::from_millis(700);
+
+/// How far a delay may be off to the early side; to the late side a busy machine adds more.
+const SLACK: Duration = Duration::from_millis(500);
+const LATENESS_MAX: Duration = Duration::from_secs(15);
+
+/// One adapter with an empty place of its own, seen from both sides.
+#[async_trait]
+pub trait Backend: Send + Sync {
+    /// Another worker of the same installation.
+    async fn worker(&self) -> Box<dyn Queue>;
+
+    /// Publishes a command as `service`.
+    async fn send(&self, service: &str, lane: Lane, command: Command);
+
+    /// The bodies of the results for `service` from now on.
+    async fn results(&self, service: &str) -> mpsc::Receiver<Vec<u8>>;
+
+    /// Breaks every worker's connections, as a crash or a network would.
+    async fn break_connections(&self);
+
+    /// Body and reason of every dead letter so far.
+    async fn dead_letters(&self) -> Vec<(Vec<u8>, String)>;
+}
+
+/// What a service sends.
+#[derive(Debug, Clone, Default)]
+pub struct Command {
+    pub body: Vec<u8>,
+    pub correlation_id: Option<String>,
+}
+
+impl Command {
+    pub fn new(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            body: body.into(),
+            correlation_id: None,
+        }
+    }
+}
+
+/// The suite's tests for one adapter, given as an expression that makes a new [`Backend`].
+macro_rules! conformance {
+    ($backend:expr; $($test:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $test() {
+                $crate::queue::conformance::$test(&$backend.await).await;
+            }
+        )*
+    };
+    ($backend:expr) => {
+        $crate::queue::conformance::conformance!($backend;
+            commands_arrive_with_their_sender_and_stay_away_once_acknowledged
+            bodies_of_any_size_arrive_unchanged
+            deferred_commands_come_back_as_they_were
+            a_long_delay_is_kept_over_several_hops
+            expiry_events_arrive_when_due
+            what_a_crash_leaves_unacknowledged_is_delivered_again
+            what_is_dropped_is_delivered_again
+            workers_share_the_work
+            dead_letters_are_kept_with_their_reason
+            results_reach_their_requester_and_nobody_else
+            shutting_down_waits_for_what_is_handed_out_and_hands_back_the_rest
+        );
+    };
+}
+pub(crate) use conformance;
+
+/// The next delivery.
+pub async fn next(lane: &mut mpsc::Receiver<Delivery>) -> Delivery {
+    timeout(DEADLINE, lane.recv())
+        .await
+        .expect("a delivery in time")
+        .expect("a stream that goes on")
+}
+
+/// Nothing for a while.
+pub async fn assert_silent<T: std::fmt::Debug>(lane: &mut mpsc::Receiver<T>) {
+    if let Ok(Some(something)) = timeout(SILENCE, lane.recv()).await {
+        panic!("{something:?}");
+    }
+}
+
+pub async fn ack(delivery: Delivery) {
+    assert!(delivery.receipt.is_live());
+    assert!(delivery.receipt.ack().await, "the broker takes it");
+}
+
+pub fn requester(name: &str) -> Requester {
+    Requester::new(name).unwrap()
+}
+
+pub fn result_for(name: &str, body: &str) -> Outgoing {
+    Outgoing {
+        to: requester(name),
+        id: "0190a5d0-0000-7000-8000-000000000000".to_owned(),
+        kind: "keycard.credential.issued.v1",
+        body: body.into(),
+        correlation_id: Some("c-1".to_owned()),
+    }
+}
+
+pub async fn commands_arrive_with_their_sender_and_stay_away_once_acknowledged(
+    backend: &dyn Backend,
+) {
+    let worker = backend.worker().await;
+    let mut lanes = Lane::ALL.map(|lane| (lane, worker.consume(lane)));
+    for (lane, stream) in &mut lanes {
+        if *lane == Lane::Expiry {
+            continue;
+        }
+        let command = Command {
+            body: b"{}".to_vec(),
+            correlation_id: Some("what they like, äöü".to_owned()),
+        };
+        backend.send("orders", *lane, command.clone()).await;
+        let delivery = next(stream).await;
+        assert_eq!(delivery.lane, *lane);
+        assert_eq!(delivery.body, command.body);
+        assert_eq!(delivery.sender, Sender::Requester(requester("orders")));
+        assert_eq!(delivery.correlation_id, command.correlation_id);
+        assert_eq!((delivery.delivery_count, delivery.deferrals), (0, 0));
+        assert_eq!(delivery.reply_to, None);
+        ack(delivery).await;
+    }
+    backend.break_connections().await;
+    for (_, stream) in &mut lanes {
+        assert_silent(stream).await;
+    }
+}
+
+pub async fn bodies_of_any_size_arrive_unchanged(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    for bytes in [0, 1, 128 << 10] {
+        let body: Vec<u8> = (0..=255).cycle().take(bytes).collect();
+        backend
+            .send("orders", Lane::Requests, Command::new(body.clone()))
+            .await;
+        let delivery = next(&mut requests).await;
+        assert!(delivery.body == body, "{bytes} bytes");
+        ack(delivery).await;
+    }
+}
+
+pub async fn deferred_commands_come_back_as_they_were(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut leases = worker.consume(Lane::Leases);
+    let mut expiry = worker.consume(Lane::Expiry);
+    let command = Command {
+        body: b"later".to_vec(),
+        correlation_id: Some("c-1".to_owned()),
+    };
+    backend
+        .send("orders.eu", Lane::Leases, command.clone())
+        .await;
+    let mut delivery = next(&mut leases).await;
+    // Less than the shortest rung, and one rung.
+    for (deferrals, delay) in [(1, 200), (2, 1_000)] {
+        let delay = Duration::from_millis(delay);
+        let begun = monotonic_now();
+        worker.defer(&delivery, delay).await.unwrap();
+        ack(delivery).await;
+        delivery = next(&mut expiry).await;
+        assert_on_time(begun.elapsed(), delay);
+        assert_eq!(delivery.lane, Lane::Leases);
+        assert_eq!(delivery.body, command.body);
+        assert_eq!(delivery.sender, Sender::Requester(requester("orders.eu")));
+        assert_eq!(delivery.correlation_id, command.correlation_id);
+        assert_eq!(delivery.deferrals, deferrals);
+        assert_eq!(delivery.delivery_count, 0);
+    }
+    ack(delivery).await;
+    assert_silent(&mut leases).await;
+}
+
+pub async fn a_long_delay_is_kept_over_several_hops(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    let mut expiry = worker.consume(Lane::Expiry);
+    backend
+        .send("orders", Lane::Requests, Command::new("far"))
+        .await;
+    let delivery = next(&mut requests).await;
+    // 5 s, 2 s and 1 s.
+    let delay = Duration::from_millis(8_300);
+    let begun = monotonic_now();
+    worker.defer(&delivery, delay).await.unwrap();
+    ack(delivery).await;
+    let delivery = next(&mut expiry).await;
+    assert_on_time(begun.elapsed(), delay);
+    assert_eq!((delivery.lane, delivery.deferrals), (Lane::Requests, 1));
+    assert_eq!(delivery.sender, Sender::Requester(requester("orders")));
+    ack(delivery).await;
+}
+
+pub async fn expiry_events_arrive_when_due(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut expiry = worker.consume(Lane::Expiry);
+    for delay in [0, 300, 1_000, 2_000] {
+        let delay = Duration::from_millis(delay);
+        let begun = monotonic_now();
+        worker.arm(b"{\"due\":1}", delay).await.unwrap();
+        let delivery = next(&mut expiry).await;
+        assert_on_time(begun.elapsed(), delay);
+        assert_eq!(delivery.lane, Lane::Expiry);
+        assert_eq!(delivery.sender, Sender::Keycard);
+        assert_eq!(delivery.body, b"{\"due\":1}");
+        assert_eq!(delivery.deferrals, 0);
+        ack(delivery).await;
+    }
+}
+
+pub async fn what_a_crash_leaves_unacknowledged_is_delivered_again(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    backend
+        .send("orders", Lane::Requests, Command::new("again"))
+        .await;
+    let first = next(&mut requests).await;
+    backend.break_connections().await;
+    let second = next(&mut requests).await;
+    assert_eq!(second.body, b"again");
+    assert_eq!(second.sender, Sender::Requester(requester("orders")));
+    assert!(second.delivery_count >= 1);
+    assert!(!first.receipt.is_live());
+    assert!(!first.receipt.ack().await, "it is somebody else's now");
+    ack(second).await;
+    // The worker publishes as before.
+    worker.publish(&result_for("orders", "1")).await.unwrap();
+}
+
+pub async fn what_is_dropped_is_delivered_again(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    backend
+        .send("orders", Lane::Requests, Command::new("panic"))
+        .await;
+    drop(next(&mut requests).await);
+    let again = next(&mut requests).await;
+    assert_eq!(
+        (again.body.as_slice(), again.delivery_count),
+        (&b"panic"[..], 1)
+    );
+    ack(again).await;
+}
+
+pub async fn workers_share_the_work(backend: &dyn Backend) {
+    let workers = [backend.worker().await, backend.worker().await];
+    let mut lanes = workers
+        .each_ref()
+        .map(|worker| worker.consume(Lane::Requests));
+    // Both hold one unacknowledged: both are at work.
+    let mut seen = BTreeSet::new();
+    let mut counts = [0, 0];
+    for number in 0..40_u8 {
+        backend
+            .send("orders", Lane::Requests, Command::new([number]))
+            .await;
+    }
+    let [first, second] = &mut lanes;
+    while seen.len() < 40 {
+        let (worker, delivery) = timeout(DEADLINE, async {
+            tokio::select! {
+                // Cancel-safe: both take a delivery only when they return it.
+                delivery = first.recv() => (0, delivery.unwrap()),
+                delivery = second.recv() => (1, delivery.unwrap()),
+            }
+        })
+        .await
+        .unwrap();
+        counts[worker] += 1;
+        assert!(seen.insert(delivery.body[0]), "delivered twice");
+        ack(delivery).await;
+    }
+    for lane in &mut lanes {
+        assert_silent(lane).await;
+    }
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+}
+
+pub async fn dead_letters_are_kept_with_their_reason(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    backend
+        .send("orders", Lane::Requests, Command::new("not JSON"))
+        .await;
+    let delivery = next(&mut requests).await;
+    let reason = "ä".repeat(1_000);
+    worker.dead_letter(&delivery, &reason).await.unwrap();
+    ack(delivery).await;
+    let letters = backend.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].0, b"not JSON");
+    assert_eq!(letters[0].1, "ä".repeat(256));
+    assert_silent(&mut requests).await;
+}
+
+pub async fn results_reach_their_requester_and_nobody_else(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut orders = backend.results("orders").await;
+    let mut orders_eu = backend.results("orders.eu").await;
+    worker
+        .publish(&result_for("orders.eu", "eu"))
+        .await
+        .unwrap();
+    worker.publish(&result_for("orders", "all")).await.unwrap();
+    let received = timeout(DEADLINE, orders.recv()).await.unwrap();
+    assert_eq!(received.unwrap(), b"all");
+    let received = timeout(DEADLINE, orders_eu.recv()).await.unwrap();
+    assert_eq!(received.unwrap(), b"eu");
+    assert_silent(&mut orders).await;
+    assert_silent(&mut orders_eu).await;
+}
+
+pub async fn shutting_down_waits_for_what_is_handed_out_and_hands_back_the_rest(
+    backend: &dyn Backend,
+) {
+    let worker: Arc<dyn Queue> = backend.worker().await.into();
+    let mut requests = worker.consume(Lane::Requests);
+    for body in ["1", "2", "3"] {
+        backend
+            .send("orders", Lane::Requests, Command::new(body))
+            .await;
+    }
+    let (first, second) = (next(&mut requests).await, next(&mut requests).await);
+    let closing = Arc::clone(&worker);
+    let mut closing = tokio::spawn(async move { closing.shut_down().await });
+    assert!(timeout(SILENCE, &mut closing).await.is_err(), "two are out");
+
+    // What is under way can still be finished.
+    worker.publish(&result_for("orders", "1")).await.unwrap();
+    assert_eq!(first.body, b"1");
+    ack(first).await;
+    // The stream ends after what is buffered, which is not taken up any more.
+    while let Some(buffered) = timeout(DEADLINE, requests.recv()).await.unwrap() {
+        drop(buffered);
+    }
+    drop(second);
+    timeout(DEADLINE, closing).await.unwrap().unwrap();
+    assert!(worker.publish(&result_for("orders", "2")).await.is_err());
+
+    let other = backend.worker().await;
+    let mut requests = other.consume(Lane::Requests);
+    let mut handed_back = BTreeSet::new();
+    for _ in 0..2 {
+        let delivery = next(&mut requests).await;
+        handed_back.insert(delivery.body.clone());
+        ack(delivery).await;
+    }
+    assert_eq!(handed_back, BTreeSet::from([b"2".to_vec(), b"3".to_vec()]));
+}
+
+fn assert_on_time(took: Duration, delay: Duration) {
+    assert!(
+        took + SLACK >= delay && took <= delay + LATENESS_MAX,
+        "{took:?} instead of {delay:?}"
+    );
+}

@@ -1,0 +1,130 @@
+//! A worker that is asked to end does so in good order.
+
+use std::time::Duration;
+
+use keycard::clock::monotonic_now;
+
+use crate::support::audit::{Queues, Secrets, all_is_well};
+use crate::support::client::SOON;
+use crate::support::eventually;
+use crate::support::gate::Gate;
+use crate::support::secrets_manager::FakeSecretsManager;
+use crate::support::site::{Site, StoreKind, Wishes};
+use crate::support::steady::Steady;
+
+const REQUESTS: usize = 60;
+
+/// The default grace period, and a little more.
+const GRACE_SECONDS: u64 = 27;
+
+/// What has nothing in hand ends in no time.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_worker_leaves_when_it_is_terminated_the_next_completes() {
+    let site = Site::usual().await;
+    let mut first = site.worker_unready(&[("KEYCARD_QUEUE__PREFETCH", "4")]);
+    first.ready().await;
+    let orders = Steady::start(&site, "orders-svc").await;
+    for _ in 0..REQUESTS {
+        orders.request("app-role");
+    }
+    eventually("some are answered", SOON, async || {
+        (!orders.answers().is_empty()).then_some(())
+    })
+    .await;
+    first.terminate();
+    assert_eq!(first.exit(GRACE_SECONDS).await.code(), Some(0));
+    let log = first.log();
+    assert!(log.contains("keycard has stopped"));
+    assert!(!log.contains("some work did not finish in time"));
+    let told = orders.answers().len();
+    assert!(told < REQUESTS, "the worker was too fast for this test");
+    // Nothing in hand was dropped half-way.
+    let half_way = "SELECT count(*) FROM keycard.leases WHERE state <> 'active'";
+    assert_eq!(site.count(half_way).await, 0);
+
+    let _second = site.worker().await;
+    all_is_well(&site, &orders, &Secrets::Files(&site), SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_does_not_outlast_the_grace_period() {
+    let fake = FakeSecretsManager::start();
+    let site = Site::new(Wishes {
+        store: StoreKind::Aws(fake.url()),
+        ..Wishes::default()
+    })
+    .await;
+    let mut worker = site.worker_unready(&[("KEYCARD_WORKER__SHUTDOWN_GRACE", "2s")]);
+    worker.ready().await;
+    let orders = site.client("orders-svc").await;
+    fake.pause();
+    orders.request("app-role", None).await;
+    eventually("a put is held", SOON, async || {
+        (fake.held() > 0).then_some(())
+    })
+    .await;
+    let asked = monotonic_now();
+    worker.terminate();
+    assert_eq!(worker.exit(SOON).await.code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(2) + AT_ONCE);
+    assert!(worker.log().contains("some work did not finish in time"));
+    let queues = Queues::of(&site).await;
+    eventually("the request is handed back", SOON, async || {
+        (queues.ready("keycard.requests").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_waits_for_its_broker_ends_at_once() {
+    let site = Site::usual().await;
+    let gate = Gate::closed(&site.rabbitmq.host, site.rabbitmq.port);
+    let url = format!("amqp://kc-worker@127.0.0.1:{}/{}", gate.port, site.vhost);
+    ends_at_once(&site, ("KEYCARD_QUEUE__URL", &url), "out of reach").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_without_its_database_ends_at_once() {
+    let site = Site::usual().await;
+    // Leaves the exchanges that the client needs.
+    site.worker().await.kill();
+    let gate = Gate::closed(&site.postgres.host, site.postgres.port);
+    let url = format!(
+        "postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{}/{}",
+        gate.port, site.dbname
+    );
+    let variable = ("KEYCARD_DATABASES__APP__CONNECTION_URL", url.as_str());
+    let orders = site.client("orders-svc").await;
+    orders.request("app-role", None).await;
+    ends_at_once(&site, variable, "a database is away").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_worker_ends_at_once() {
+    let site = Site::usual().await;
+    for signal in ["TERM", "INT"] {
+        let mut worker = site.worker().await;
+        let asked = monotonic_now();
+        worker.signal(signal);
+        assert_eq!(worker.exit(SOON).await.code(), Some(0), "SIG{signal}");
+        assert!(asked.elapsed() < AT_ONCE, "SIG{signal}");
+        assert!(worker.log().contains("keycard has stopped"));
+    }
+}
+
+/// Of either signal, while the log says what the worker waits for.
+async fn ends_at_once(site: &Site, variable: (&str, &str), waits: &str) {
+    for signal in ["TERM", "INT"] {
+        let mut worker = site.worker_unready(&[variable]);
+        eventually(waits, SOON, async || {
+            worker.log().contains(waits).then_some(())
+        })
+        .await;
+        let asked = monotonic_now();
+        worker.signal(signal);
+        assert_eq!(worker.exit(SOON).await.code(), Some(0), "SIG{signal}");
+        assert!(asked.elapsed() < AT_ONCE, "SIG{signal}");
+    }
+}

@@ -1,0 +1,170 @@
+//! AWS Secrets Manager, as moto and the strict stand-in know it.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_secretsmanager::error::ProvideErrorMetadata as _;
+use futures_util::future::join_all;
+use keycard::clock::uuid_v7;
+use keycard::fault::Disposition;
+use keycard::store::SecretStore as _;
+use keycard::store::aws::{self, AwsSecretsManager, RegionUnknown, read_secret};
+use secrecy::ExposeSecret as _;
+
+use super::{Probe, conformance, locator, put};
+use crate::support::secrets_manager::{FakeSecretsManager, Operation};
+use crate::support::servers::shared_moto;
+
+/// What a real environment would give, for a server at `url`.
+pub fn environment(url: &str) -> SdkConfig {
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new("eu-central-1"))
+        .endpoint_url(url)
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+            "test", "test", None, None, "test",
+        )))
+        .build()
+}
+
+pub fn store(fake: &FakeSecretsManager) -> AwsSecretsManager {
+    AwsSecretsManager::new(&environment(&fake.url()), None).unwrap()
+}
+
+struct Reader {
+    client: Client,
+}
+
+impl Reader {
+    fn new(url: &str) -> Self {
+        Self {
+            client: Client::new(&environment(url)),
+        }
+    }
+}
+
+#[async_trait]
+impl Probe for Reader {
+    async fn read(&self, locator: &str) -> Option<String> {
+        let read = self.client.get_secret_value().secret_id(locator);
+        match read.send().await {
+            Ok(secret) => secret.secret_string,
+            Err(error) => {
+                // Gone, or being deleted in the background.
+                let code = error.code().unwrap();
+                assert!(
+                    ["ResourceNotFoundException", "InvalidRequestException"].contains(&code),
+                    "{error:?}"
+                );
+                None
+            }
+        }
+    }
+
+    async fn tags(&self, locator: &str) -> Option<BTreeMap<String, String>> {
+        let described = self.client.describe_secret().secret_id(locator);
+        let tags = described.send().await.unwrap().tags.unwrap_or_default();
+        let pairs = tags
+            .into_iter()
+            .map(|tag| (tag.key.unwrap(), tag.value.unwrap()));
+        Some(pairs.collect())
+    }
+}
+
+#[tokio::test]
+async fn the_strict_stand_in_conforms() {
+    let fake = FakeSecretsManager::start();
+    conformance(Box::new(store(&fake)), &Reader::new(&fake.url())).await;
+}
+
+#[tokio::test]
+async fn moto_conforms() {
+    let url = &shared_moto().url;
+    let store = AwsSecretsManager::new(&environment(url), None).unwrap();
+    conformance(Box::new(store), &Reader::new(url)).await;
+}
+
+#[test]
+fn without_a_region_there_is_no_store() {
+    let environment = SdkConfig::builder().build();
+    assert_eq!(
+        AwsSecretsManager::new(&environment, None).unwrap_err(),
+        RegionUnknown
+    );
+}
+
+#[tokio::test]
+async fn the_configured_region_goes_before_the_environment() {
+    let environment = aws::environment(Some("eu-west-3")).await;
+    assert_eq!(environment.region(), Some(&Region::new("eu-west-3")));
+    AwsSecretsManager::new(&environment, None).unwrap();
+}
+
+#[tokio::test]
+async fn events_get_the_arn_the_region_and_the_version() {
+    let fake = FakeSecretsManager::start();
+    let (locator, attempt) = (locator("app"), uuid_v7());
+    let stored = put(&store(&fake), &locator, attempt, "value")
+        .await
+        .unwrap();
+    assert_eq!(stored.store, "aws-secrets-manager");
+    let arn = format!("arn:aws:secretsmanager:eu-central-1:123456789012:secret:{locator}-");
+    assert!(stored.locator.starts_with(&arn), "{stored:?}");
+    assert_eq!(stored.region.as_deref(), Some("eu-central-1"));
+    assert_eq!(stored.version, attempt.to_string());
+}
+
+#[tokio::test]
+async fn values_that_aws_does_not_take_never_reach_it() {
+    let fake = FakeSecretsManager::start();
+    for value in ["", &"canary".repeat(10_923)] {
+        let refused = put(&store(&fake), &locator("app"), uuid_v7(), value).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.disposition, Disposition::Reject);
+        assert!(!refused.to_string().contains("canary"));
+    }
+    assert_eq!(fake.count(Operation::CreateSecret), 0);
+}
+
+/// More than two seconds' worth of creations and deletions side by side.
+#[tokio::test]
+async fn bursts_stay_below_the_quotas() {
+    let fake = FakeSecretsManager::start();
+    let store = store(&fake);
+    let leases: Vec<String> = (0..110).map(|_| locator("burst")).collect();
+    let puts = leases
+        .iter()
+        .map(|locator| put(&store, locator, uuid_v7(), "value"));
+    let deletes = leases.iter().map(|locator| store.delete(locator));
+    let (stored, gone) = tokio::join!(join_all(puts), join_all(deletes));
+    assert!(stored.iter().all(Result::is_ok) && gone.iter().all(Result::is_ok));
+    // A busy machine may bunch a few; without pacing, 60 of each are throttled.
+    let calls = fake.calls();
+    let throttled = calls.iter().filter(|call| call.outcome != "ok").count();
+    assert!(throttled <= 10, "{throttled} of {} calls", calls.len());
+}
+
+#[tokio::test]
+async fn configuration_passwords_are_read_by_name_and_by_arn() {
+    let fake = FakeSecretsManager::start();
+    let environment = environment(&fake.url());
+    let store = store(&fake);
+    let rds = r#"{"engine":"postgres","username":"admin","password":"from json"}"#;
+    put(&store, "admin", uuid_v7(), rds).await.unwrap();
+    let plain = put(&store, "plain", uuid_v7(), "as it is").await.unwrap();
+    let read = read_secret(&environment, "admin").await.unwrap();
+    assert_eq!(read.expose_secret(), "from json");
+    let read = read_secret(&environment, &plain.locator).await.unwrap();
+    assert_eq!(read.expose_secret(), "as it is");
+    let missing = read_secret(&environment, "nothing").await.unwrap_err();
+    assert_eq!(missing.disposition, Disposition::Retry);
+    assert!(
+        missing
+            .to_string()
+            .starts_with("the secret store could not read nothing: secretsmanager:GetSecretValue: ResourceNotFoundException: "),
+        "{missing}"
+    );
+}

@@ -1,0 +1,216 @@
+//! What must be true of a site when everything that was asked is answered.
+
+use futures_util::{StreamExt as _, stream};
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+
+use super::client::SOON;
+use super::eventually;
+use super::secrets_manager::FakeSecretsManager;
+use super::site::Site;
+use super::steady::Steady;
+
+/// Credentials are tried side by side.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Where a test's credentials are.
+pub enum Secrets<'a> {
+    Files(&'a Site),
+    Fake(&'a FakeSecretsManager),
+}
+
+impl Secrets<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Files(site) => {
+                // The store's own files begin with a dot.
+                let mut files = site.secret_files();
+                files.retain(|file| {
+                    let name = file.file_name().unwrap().to_str().unwrap();
+                    !name.starts_with('.')
+                });
+                files.len()
+            }
+            Self::Fake(fake) => fake.secrets().len(),
+        }
+    }
+
+    /// The one that an `issued` event points to.
+    pub fn read(&self, issued: &Value) -> Value {
+        match self {
+            Self::Files(_) => Site::secret(issued),
+            Self::Fake(fake) => {
+                let secrets = fake.secrets();
+                let found = secrets
+                    .values()
+                    .find(|secret| secret.arn == issued["secret"]["locator"]);
+                serde_json::from_str(&found.unwrap().value).unwrap()
+            }
+        }
+    }
+}
+
+/// Everything is answered within `seconds`, each command by one event; nothing is lost, left over
+/// or dead-lettered; what was told works, and nothing else does.
+pub async fn all_is_well(site: &Site, client: &Steady, secrets: &Secrets<'_>, seconds: u64) {
+    eventually("every command is answered", seconds, async || {
+        (client.answers().len() == client.sent().len()).then_some(())
+    })
+    .await;
+    eventually("no lease is under way", SOON, async || {
+        let unfinished = site
+            .count(
+                "SELECT (SELECT count(*) FROM keycard.leases WHERE state NOT IN ('active', 'closed'))
+                      + (SELECT count(*) FROM keycard.requests WHERE published_at IS NULL)",
+            )
+            .await;
+        (unfinished == 0).then_some(())
+    })
+    .await;
+    let broker = Queues::of(site).await;
+    for queue in ["keycard.requests", "keycard.leases", "keycard.expiry"] {
+        eventually(&format!("{queue} is empty"), SOON, async || {
+            (broker.ready(queue).await == 0).then_some(())
+        })
+        .await;
+    }
+    for queue in ["keycard.dead-letters", "keycard.unrouted"] {
+        assert_eq!(broker.ready(queue).await, 0, "{queue}");
+    }
+
+    for (id, events) in client.answers() {
+        let (ended, answers): (Vec<_>, Vec<_>) = events.iter().partition(|event| is_ended(event));
+        assert_eq!(answers.len(), 1, "{id} is answered by {events:#?}");
+        let denied = answers[0].contains("keycard.request.denied.v1");
+        assert!(!denied, "{}", answers[0]);
+        // A request that is read again after its lease was revoked hears of that as well.
+        let may_end = answers[0].contains("keycard.credential.issued.v1");
+        assert!(ended.is_empty() || may_end, "{ended:?}");
+    }
+
+    let live = site
+        .count("SELECT count(*) FROM keycard.leases WHERE state = 'active'")
+        .await;
+    assert_eq!(site.logins().await, live, "logins and live leases");
+    assert_eq!(i64::try_from(secrets.count()).unwrap(), live, "secrets");
+    let ended: Vec<Value> = client
+        .heard()
+        .into_iter()
+        .filter(|event| event["type"] == "keycard.lease.revoked.v1")
+        .map(|event| event["data"]["lease_id"].clone())
+        .collect();
+    let mut told = client.issued();
+    told.retain(|issued| !ended.contains(&issued["lease_id"]));
+    assert_eq!(i64::try_from(told.len()).unwrap(), live, "told credentials");
+    stream::iter(&told)
+        .for_each_concurrent(SIDE_BY_SIDE, async |issued| {
+            let secret = secrets.read(issued);
+            let (username, password) = (&secret["username"], &secret["password"]);
+            assert_eq!(*username, issued["username"]);
+            site.login(username.as_str().unwrap(), password.as_str().unwrap())
+                .await
+                .unwrap_or_else(|error| panic!("{username} cannot log in: {error}"));
+        })
+        .await;
+}
+
+fn is_ended(event: &str) -> bool {
+    event.contains("keycard.request.denied.v1") && event.contains("lease_ended")
+}
+
+/// keycard's queues as the broker counts them at this moment.
+pub struct Queues {
+    _connection: Connection,
+    pub channel: Channel,
+}
+
+/// Everything that a message can wait in, soonest first.
+const WAITING: [&str; 16] = [
+    "keycard.expiry",
+    "keycard.delay.1s",
+    "keycard.delay.2s",
+    "keycard.delay.5s",
+    "keycard.delay.15s",
+    "keycard.delay.30s",
+    "keycard.delay.60s",
+    "keycard.delay.120s",
+    "keycard.delay.300s",
+    "keycard.delay.900s",
+    "keycard.delay.1800s",
+    "keycard.delay.3600s",
+    "keycard.delay.14400s",
+    "keycard.delay.43200s",
+    "keycard.delay.86400s",
+    "keycard.delay.604800s",
+];
+
+/// So many of them within 5 s.
+const SHORTLY: usize = 4;
+
+impl Queues {
+    pub async fn of(site: &Site) -> Self {
+        let uri = site.uri("kc-worker");
+        let connection = Connection::connect(&uri, ConnectionProperties::default())
+            .await
+            .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Self {
+            _connection: connection,
+            channel,
+        }
+    }
+
+    /// Messages ready to be delivered.
+    pub async fn ready(&self, queue: &str) -> u32 {
+        self.look_at(queue).await.message_count()
+    }
+
+    /// Workers that take messages from it.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        self.look_at(queue).await.consumer_count()
+    }
+
+    async fn look_at(&self, queue: &str) -> lapin::Queue {
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare(queue.into(), passive, FieldTable::default());
+        declared.await.unwrap()
+    }
+
+    /// Messages that wait for their time, or to be looked at.
+    pub async fn waiting(&self) -> u32 {
+        self.waiting_in(&WAITING).await
+    }
+
+    /// Messages whose next hop is at most 5 s away.
+    pub async fn waiting_shortly(&self) -> u32 {
+        self.waiting_in(&WAITING[..SHORTLY]).await
+    }
+
+    async fn waiting_in(&self, queues: &[&str]) -> u32 {
+        let mut waiting = 0;
+        for queue in queues {
+            waiting += self.ready(queue).await;
+        }
+        waiting
+    }
+
+    /// Removes every message that waits; how many there were.
+    pub async fn purge_waiting(&self) -> u32 {
+        let mut purged = 0;
+        for queue in WAITING {
+            let purge = self
+                .channel
+                .queue_purge(queue.into(), QueuePurgeOptions::default());
+            purged += purge.await.unwrap();
+        }
+        purged
+    }
+}

@@ -1,0 +1,177 @@
+//! The broker as its administrator sees it, and clients that wait for direct replies.
+
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
+use serde_json::Value;
+
+use super::client::{Heard, SOON};
+use super::eventually;
+use super::site::Site;
+
+/// Somebody who may look into every queue of a site.
+pub struct Administrator {
+    pub channel: Channel,
+    _connection: Connection,
+}
+
+/// A message that keycard gave up.
+#[derive(Debug)]
+pub struct DeadLetter {
+    pub reason: String,
+    pub requester: Option<String>,
+    pub body: Vec<u8>,
+}
+
+impl Administrator {
+    pub async fn of(site: &Site) -> Self {
+        // The worker's own user may do everything in the vhost.
+        let connection = connect(site, "kc-worker").await;
+        let channel = confirming_channel(&connection).await;
+        Self {
+            channel,
+            _connection: connection,
+        }
+    }
+
+    /// Waits for the next dead letter and takes it out.
+    pub async fn dead_letter(&self) -> DeadLetter {
+        let message = eventually("a dead letter", SOON, async || {
+            self.channel
+                .basic_get(
+                    "keycard.dead-letters".into(),
+                    BasicGetOptions { no_ack: true },
+                )
+                .await
+                .unwrap()
+        })
+        .await;
+        let header = |name: &str| {
+            let headers = message.properties.headers().as_ref()?;
+            let value = headers.inner().get(name)?.as_long_string()?;
+            Some(String::from_utf8(value.as_bytes().to_vec()).unwrap())
+        };
+        DeadLetter {
+            reason: header("x-keycard-reason").expect("a dead letter has a reason"),
+            requester: header("x-keycard-requester"),
+            body: message.delivery.data.clone(),
+        }
+    }
+
+    /// How many messages a queue holds right now, which the management API says a second later.
+    pub async fn messages(&self, queue: &str) -> u32 {
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declared = self
+            .channel
+            .queue_declare(queue.into(), options, FieldTable::default())
+            .await;
+        declared.unwrap().message_count()
+    }
+}
+
+impl Site {
+    /// Nothing that could be processed was given up.
+    pub async fn assert_no_dead_letters(&self) {
+        let left = Administrator::of(self).await;
+        assert_eq!(left.messages("keycard.dead-letters").await, 0);
+    }
+}
+
+/// A client that waits for direct replies, as RPC clients do.
+pub struct DirectReply {
+    channel: Channel,
+    replies: Consumer,
+    _connection: Connection,
+}
+
+/// The pseudo-queue that the broker turns into an address of the client's own.
+pub const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+impl DirectReply {
+    pub async fn of(site: &Site, user: &str) -> Self {
+        let connection = connect(site, user).await;
+        let channel = confirming_channel(&connection).await;
+        let options = BasicConsumeOptions {
+            no_ack: true,
+            ..BasicConsumeOptions::default()
+        };
+        let replies = channel
+            .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
+            .await
+            .unwrap();
+        Self {
+            channel,
+            replies,
+            _connection: connection,
+        }
+    }
+
+    /// Publishes a command and waits for the reply to it.
+    pub async fn call(
+        &mut self,
+        exchange: &str,
+        command: &Value,
+        properties: BasicProperties,
+    ) -> Heard {
+        use futures_util::StreamExt as _;
+        let properties = properties.with_reply_to(REPLY_TO.into());
+        let body = command.to_string();
+        publish_to(&self.channel, exchange, "", body.as_bytes(), properties).await;
+        let reply = tokio::time::timeout(std::time::Duration::from_secs(SOON), self.replies.next());
+        let reply = reply.await.expect("a direct reply").unwrap().unwrap();
+        Heard {
+            event: serde_json::from_slice(&reply.data).unwrap(),
+            routing_key: reply.routing_key.to_string(),
+            correlation_id: reply
+                .properties
+                .correlation_id()
+                .as_ref()
+                .map(ToString::to_string),
+            bytes: reply.data,
+        }
+    }
+}
+
+/// Publishes anything anywhere, and waits for the broker to have it.
+pub async fn publish_to(
+    channel: &Channel,
+    exchange: &str,
+    routing_key: &str,
+    body: &[u8],
+    properties: BasicProperties,
+) {
+    let confirmation = channel
+        .basic_publish(
+            exchange.into(),
+            routing_key.into(),
+            BasicPublishOptions::default(),
+            body,
+            properties,
+        )
+        .await
+        .unwrap()
+        .await
+        .unwrap();
+    assert!(confirmation.is_ack(), "{confirmation:?}");
+}
+
+async fn connect(site: &Site, user: &str) -> Connection {
+    Connection::connect(&site.uri(user), ConnectionProperties::default())
+        .await
+        .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"))
+}
+
+async fn confirming_channel(connection: &Connection) -> Channel {
+    let channel = connection.create_channel().await.unwrap();
+    channel
+        .confirm_select(ConfirmSelectOptions::default())
+        .await
+        .unwrap();
+    channel
+}

@@ -1,0 +1,266 @@
+//! A service as keycard sees it: publishes commands, reads its own results.
+
+use std::sync::{Arc, Mutex};
+
+use futures_util::StreamExt as _;
+use keycard::lease::Requester;
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use super::eventually;
+
+/// Long enough for everything that has no reason to wait, on a busy machine.
+pub const SOON: u64 = 30;
+
+/// A connected service.
+pub struct Client {
+    pub user: String,
+    pub connection: Connection,
+    pub channel: Channel,
+    heard: Arc<Mutex<Vec<Heard>>>,
+}
+
+/// A result as it arrived.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub event: Value,
+    pub bytes: Vec<u8>,
+    pub routing_key: String,
+    pub correlation_id: Option<String>,
+}
+
+impl Heard {
+    /// The event's type without the common beginning: `credential.issued.v1`.
+    pub fn kind(&self) -> &str {
+        let kind = self.event["type"].as_str().unwrap();
+        kind.strip_prefix("keycard.").unwrap()
+    }
+
+    pub fn data(&self) -> &Value {
+        &self.event["data"]
+    }
+
+    /// The id of the command that it answers.
+    pub fn answers(&self) -> Option<&str> {
+        self.event["correlationid"].as_str()
+    }
+}
+
+impl Client {
+    /// Connects as `user` and listens to everything that is published for it.
+    pub async fn connect(uri: &str, user: &str) -> Self {
+        let connection = Connection::connect(uri, ConnectionProperties::default())
+            .await
+            .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"));
+        let channel = connection.create_channel().await.unwrap();
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await
+            .unwrap();
+        let queue = channel
+            .queue_declare(
+                "".into(),
+                QueueDeclareOptions {
+                    exclusive: true,
+                    ..QueueDeclareOptions::default()
+                },
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let key = format!("{}.#", Requester::new(user).unwrap().encoded());
+        channel
+            .queue_bind(
+                queue.name().clone(),
+                "keycard.events".into(),
+                key.into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let mut consumer = channel
+            .basic_consume(
+                queue.name().clone(),
+                "".into(),
+                BasicConsumeOptions {
+                    no_ack: true,
+                    ..BasicConsumeOptions::default()
+                },
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&heard);
+        tokio::spawn(async move {
+            while let Some(Ok(delivery)) = consumer.next().await {
+                all.lock().unwrap().push(Heard {
+                    event: serde_json::from_slice(&delivery.data).unwrap(),
+                    routing_key: delivery.routing_key.to_string(),
+                    correlation_id: delivery
+                        .properties
+                        .correlation_id()
+                        .as_ref()
+                        .map(ToString::to_string),
+                    bytes: delivery.data,
+                });
+            }
+        });
+        Self {
+            user: user.to_owned(),
+            connection,
+            channel,
+            heard,
+        }
+    }
+
+    /// Asks for a credential; the command's id.
+    pub async fn request(&self, role: &str, ttl_seconds: Option<i64>) -> String {
+        let id = fresh_id();
+        let mut data = json!({ "role": role });
+        if let Some(seconds) = ttl_seconds {
+            data["ttl_seconds"] = seconds.into();
+        }
+        self.send(&id, "credential.request.v1", data).await;
+        id
+    }
+
+    /// Asks for more time; the command's id.
+    pub async fn renew(&self, lease_id: &str, ttl_seconds: Option<i64>) -> String {
+        let id = fresh_id();
+        let mut data = json!({ "lease_id": lease_id });
+        if let Some(seconds) = ttl_seconds {
+            data["ttl_seconds"] = seconds.into();
+        }
+        self.send(&id, "lease.renew.v1", data).await;
+        id
+    }
+
+    /// Asks for the end of a lease; the command's id.
+    pub async fn revoke(&self, lease_id: &str) -> String {
+        let id = fresh_id();
+        self.send(&id, "lease.revoke.v1", json!({ "lease_id": lease_id }))
+            .await;
+        id
+    }
+
+    /// Publishes a command with an id of its own.
+    pub async fn send(&self, id: &str, kind: &str, data: Value) {
+        let event = self.event(id, kind, data);
+        self.publish(
+            exchange_of(kind),
+            event.to_string().as_bytes(),
+            self.properties(),
+        )
+        .await;
+    }
+
+    /// A command as this service writes it.
+    pub fn event(&self, id: &str, kind: &str, data: impl Into<Value>) -> Value {
+        let data: Value = data.into();
+        json!({
+            "specversion": "1.0",
+            "id": id,
+            "source": format!("/{}", self.user),
+            "type": format!("keycard.{kind}"),
+            "time": keycard::clock::host_now(),
+            "data": data,
+        })
+    }
+
+    /// What every message of this service says.
+    pub fn properties(&self) -> BasicProperties {
+        BasicProperties::default()
+            .with_user_id(self.user.as_str().into())
+            .with_content_type("application/cloudevents+json".into())
+            .with_delivery_mode(2)
+    }
+
+    /// Publishes anything, and waits for the broker to have it.
+    pub async fn publish(&self, exchange: &str, body: &[u8], properties: BasicProperties) {
+        let confirmation = self
+            .channel
+            .basic_publish(
+                exchange.into(),
+                "".into(),
+                BasicPublishOptions::default(),
+                body,
+                properties,
+            )
+            .await
+            .unwrap()
+            .await
+            .unwrap();
+        assert!(confirmation.is_ack(), "{confirmation:?}");
+    }
+
+    /// Everything heard so far.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.heard.lock().unwrap().clone()
+    }
+
+    /// Everything heard so far that answers a command.
+    pub fn answers_to(&self, id: &str) -> Vec<Heard> {
+        let mut answers = self.heard();
+        answers.retain(|heard| heard.answers() == Some(id));
+        answers
+    }
+
+    /// Waits for the answer to a command.
+    pub async fn answer(&self, id: &str) -> Heard {
+        self.answer_within(id, SOON).await
+    }
+
+    /// Waits for the answer to a command.
+    pub async fn answer_within(&self, id: &str, seconds: u64) -> Heard {
+        eventually(
+            &format!("an answer to {id} for {}", self.user),
+            seconds,
+            async || self.answers_to(id).into_iter().next(),
+        )
+        .await
+    }
+
+    /// Waits for an event about a lease that answers nothing.
+    pub async fn notice(&self, kind: &str, lease_id: &str, seconds: u64) -> Heard {
+        eventually(
+            &format!("{kind} of {lease_id} for {}", self.user),
+            seconds,
+            async || {
+                self.heard().into_iter().find(|heard| {
+                    heard.kind() == kind
+                        && heard.answers().is_none()
+                        && heard.data()["lease_id"] == lease_id
+                })
+            },
+        )
+        .await
+    }
+
+    /// Asks for a credential and waits for it.
+    pub async fn issued(&self, role: &str, ttl_seconds: Option<i64>) -> Value {
+        let id = self.request(role, ttl_seconds).await;
+        let answer = self.answer(&id).await;
+        assert_eq!(answer.kind(), "credential.issued.v1", "{}", answer.event);
+        answer.data().clone()
+    }
+}
+
+fn exchange_of(kind: &str) -> &'static str {
+    if kind.starts_with("lease.") {
+        "keycard.leases"
+    } else {
+        "keycard.requests"
+    }
+}
+
+/// An id that no other command has.
+pub fn fresh_id() -> String {
+    keycard::clock::uuid_v7().to_string()
+}
