@@ -60,7 +60,10 @@ async fn a_restart_of_the_broker_loses_nothing() {
         .await
         .unwrap_err();
     assert_eq!(error.disposition, Disposition::Retry, "{error}");
-    assert!(!in_hand.receipt.is_live());
+    eventually("the delivery in hand is stale", 30, async || {
+        (!in_hand.receipt.is_live()).then_some(())
+    })
+    .await;
     block_in_place(|| server.start_again());
 
     drop(in_hand);
