@@ -99,7 +99,7 @@ async fn prepare(ledger: &Ledger) -> Result<(), LedgerError> {
     match timeout(PATIENCE, ledger.prepare()).await {
         Ok(Err(error)) if error.disposition() == Disposition::Fatal => Err(error),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "a database is away; its leases wait for it");
+            tracing::warn!(%error, "a database cannot be used yet; its leases wait for it");
             Ok(())
         }
         Err(_) => {

@@ -179,7 +179,7 @@ async fn requests_wait_for_a_database_that_is_not_there_yet() {
     );
     let worker = site.worker_unready(&[("KEYCARD_DATABASES__APP__CONNECTION_URL", &url)]);
     worker.ready().await;
-    assert!(worker.log().contains("a database is away"));
+    assert!(worker.log().contains("a database cannot be used yet"));
     let orders = site.client("orders-svc").await;
     let request = orders.request("app-role", None).await;
     let queues = Queues::of(&site).await;

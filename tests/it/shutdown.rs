@@ -98,7 +98,7 @@ async fn a_worker_without_its_database_ends_at_once() {
     let variable = ("KEYCARD_DATABASES__APP__CONNECTION_URL", url.as_str());
     let orders = site.client("orders-svc").await;
     orders.request("app-role", None).await;
-    ends_at_once(&site, variable, "a database is away").await;
+    ends_at_once(&site, variable, "a database cannot be used yet").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

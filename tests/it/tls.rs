@@ -219,7 +219,7 @@ async fn a_database_of_an_unknown_authority_is_not_spoken_to() {
     let other = stranger.certificate();
     secured.set("KEYCARD_DATABASES__APP__CA_FILE", other.to_str().unwrap());
     secured
-        .misses_its_database(&["a database is away", "UnknownIssuer"])
+        .misses_its_database(&["a database cannot be used yet", "UnknownIssuer"])
         .await;
 }
 
@@ -235,7 +235,7 @@ async fn a_database_with_the_certificate_of_another_host_is_not_spoken_to() {
     let broker_ca = servers.authority.certificate();
     secured.set("KEYCARD_QUEUE__CA_FILE", broker_ca.to_str().unwrap());
     secured
-        .misses_its_database(&["a database is away", "not valid for name"])
+        .misses_its_database(&["a database cannot be used yet", "not valid for name"])
         .await;
 }
 
@@ -246,7 +246,10 @@ async fn a_database_without_tls_is_not_spoken_to_when_tls_is_wanted() {
     let postgres = shared_postgres();
     let secured = Secured::new(postgres, &servers.rabbitmq, &ca).await;
     secured
-        .misses_its_database(&["a database is away", "server does not support TLS"])
+        .misses_its_database(&[
+            "a database cannot be used yet",
+            "server does not support TLS",
+        ])
         .await;
 }
 
