@@ -12,18 +12,22 @@ use jiff::SignedDuration;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
+use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, PasswordSource, TlsMode};
 use crate::fault::Disposition;
 use crate::ledger::{Endpoint, Ledger, LedgerError, Role, Rules, Told};
-use crate::login::{SCRAM_ITERATIONS, Template};
+use crate::login::{SCRAM_ITERATIONS, Template, Upkeep};
 use crate::password::ReadPassword;
-use crate::queue::amqp::{self, AmqpQueue};
+use crate::queue::amqp::{self, AmqpDeadLetters, AmqpQueue};
+use crate::queue::postgres::{self, PostgresQueue};
+use crate::queue::{DeadLetters, Queue, Requesting};
 use crate::store::SecretStore;
 use crate::store::aws::{self, AwsSecretsManager};
-use crate::store::directory::Directory;
+use crate::store::directory::{self, Directory};
+use crate::wire::SecretPointer;
 use crate::worker::{HOLD, Parts, Worker};
 
 /// A part could not be built. Its text says what to do.
@@ -44,8 +48,11 @@ pub enum AppError {
     #[error(transparent)]
     Queue(#[from] crate::queue::QueueError),
     /// The secret store cannot be used.
-    #[error("the secret store cannot be used: {0}")]
+    #[error("{0}")]
     Store(String),
+    /// A credential's secret cannot be read.
+    #[error("{0}")]
+    Secret(String),
     /// It was told to stop before it was ready.
     #[error("stopped before it was ready")]
     Stopped,
@@ -72,24 +79,87 @@ async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worke
         .await
         .into_iter()
         .collect::<Result<(), _>>()?;
-    let config::Queue::Amqp(broker) = &config.queue;
-    let queue = AmqpQueue::connect(amqp::Settings {
-        uri: broker.uri(),
-        password: reader(&broker.password, region(config)),
-        ca_file: broker.ca_file.clone(),
-        installation: config.installation.clone(),
-        prefetch: broker.prefetch,
-    })
-    .await?;
+    let queue = queue(config, &rules).await?;
     let parts = Parts {
         rules,
-        queue: Arc::new(queue),
+        queue,
         store,
         ledgers,
         sweep_interval: config.worker.sweep_interval,
-        prefetch: broker.prefetch,
+        prefetch: config.queue.prefetch(),
     };
     Ok(Worker::new(parts, stop.clone()))
+}
+
+async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, AppError> {
+    match &config.queue {
+        config::Queue::Amqp(broker) => {
+            let queue = AmqpQueue::connect(amqp::Settings {
+                uri: broker.uri(),
+                password: reader(&broker.password, region(config)),
+                ca_file: broker.ca_file.clone(),
+                installation: config.installation.clone(),
+                prefetch: broker.prefetch,
+            });
+            Ok(Arc::new(queue.await?))
+        }
+        config::Queue::Postgres { database, prefetch } => {
+            // The configuration has it, or it would not be one.
+            let settings = &config.databases[database];
+            let queue = PostgresQueue::connect(postgres::Settings {
+                ledger: ledger(config, database, settings, rules)?,
+                prefetch: *prefetch,
+            });
+            Ok(Arc::new(queue.await?))
+        }
+    }
+}
+
+/// The queue as the command line uses it: as a service, with a user of its own.
+///
+/// # Errors
+/// When a file of certificate authorities cannot be used.
+pub fn client(client: &config::Client) -> Result<Box<dyn Requesting>, AppError> {
+    Ok(match client {
+        config::Client::Amqp(broker) => Box::new(amqp::Client::new(&as_client(broker))?),
+        config::Client::Postgres(database) => {
+            Box::new(postgres::Client::new(client_endpoint(database)?))
+        }
+    })
+}
+
+/// The dead letters, as an operator of the client section reaches them.
+///
+/// # Errors
+/// When the broker cannot be reached or refuses.
+pub async fn dead_letters(client: &config::Client) -> Result<Box<dyn DeadLetters>, AppError> {
+    Ok(match client {
+        config::Client::Amqp(broker) => {
+            Box::new(AmqpDeadLetters::connect(&as_client(broker)).await?)
+        }
+        config::Client::Postgres(database) => {
+            Box::new(postgres::Client::new(client_endpoint(database)?))
+        }
+    })
+}
+
+fn as_client(broker: &config::AmqpClient) -> amqp::Settings {
+    amqp::Settings {
+        uri: broker.uri.clone(),
+        password: reader(&broker.password, None),
+        ca_file: broker.ca_file.clone(),
+        // A client declares nothing, so nobody looks at these two.
+        installation: broker.uri.authority.userinfo.username.clone(),
+        prefetch: 1,
+    }
+}
+
+fn client_endpoint(database: &config::PostgresClient) -> Result<Endpoint, AppError> {
+    Ok(Endpoint {
+        config: database.connection.clone(),
+        password: reader(&database.password, None),
+        tls: verified(database.tls, database.ca_file.as_deref())?,
+    })
 }
 
 /// Prepares a ledger if its database is there. One that is away keeps no other waiting: its sweep
@@ -121,30 +191,71 @@ pub fn ledgers(config: &Config, rules: &Arc<Rules>) -> Result<Vec<Ledger>, AppEr
     config
         .databases
         .iter()
-        .map(|(name, database)| {
-            let tls = match database.tls {
-                TlsMode::Disable => None,
-                TlsMode::VerifyFull => Some(Arc::new(tls(database.ca_file.as_deref())?)),
-            };
-            let endpoint = Endpoint {
-                config: database.connection(),
-                password: reader(&database.password, region(config)),
-                tls,
-            };
-            Ok(Ledger::new(
-                name.clone(),
-                endpoint,
-                usize::try_from(database.max_connections).unwrap_or(1),
-                Arc::clone(rules),
-            )?)
-        })
+        .map(|(name, database)| ledger(config, name, database, rules))
         .collect()
+}
+
+fn ledger(
+    config: &Config,
+    name: &str,
+    database: &config::Database,
+    rules: &Arc<Rules>,
+) -> Result<Ledger, AppError> {
+    let endpoint = Endpoint {
+        config: database.connection(),
+        password: reader(&database.password, region(config)),
+        tls: verified(database.tls, database.ca_file.as_deref())?,
+    };
+    Ok(Ledger::new(
+        name.to_owned(),
+        endpoint,
+        usize::try_from(database.max_connections).unwrap_or(1),
+        Arc::clone(rules),
+    )?)
+}
+
+fn verified(
+    mode: TlsMode,
+    authorities: Option<&Path>,
+) -> Result<Option<Arc<ClientConfig>>, AppError> {
+    match mode {
+        TlsMode::Disable => Ok(None),
+        TlsMode::VerifyFull => Ok(Some(Arc::new(tls(authorities)?))),
+    }
 }
 
 fn region(config: &Config) -> Option<&str> {
     match &config.store {
         config::Store::Aws(settings) => settings.region.as_deref(),
         config::Store::Directory(_) => None,
+    }
+}
+
+/// Reads the secret that an answer points to, with the rights of whoever runs this.
+///
+/// # Errors
+/// When it cannot be read; what to do about it.
+pub async fn read_secret(pointer: &SecretPointer) -> Result<SecretString, AppError> {
+    let locator = &pointer.locator;
+    match pointer.store.as_str() {
+        directory::KIND => {
+            directory::read(locator).map_err(|error| AppError::Secret(error.to_string()))
+        }
+        aws::KIND => {
+            let environment = aws::environment(pointer.region.as_deref()).await;
+            aws::read_value(&environment, locator)
+                .await
+                .map_err(|error| {
+                    AppError::Secret(format!(
+                        "{error}; it is read with the AWS credentials of this command's own \
+                     environment: they have to be there, and to allow \
+                     secretsmanager:GetSecretValue on the secrets of this requester"
+                    ))
+                })
+        }
+        other => Err(AppError::Secret(format!(
+            "the secret is in a store of kind {other:?}, which this keycard does not know; upgrade it"
+        ))),
     }
 }
 
@@ -178,9 +289,11 @@ async fn store(config: &Config) -> Result<Arc<dyn SecretStore>, AppError> {
                 .map_err(|error| AppError::Store(error.to_string()))?;
             Arc::new(store)
         }
-        config::Store::Directory(settings) => Arc::new(
-            Directory::open(&settings.path).map_err(|error| AppError::Store(error.to_string()))?,
-        ),
+        config::Store::Directory(settings) => {
+            Arc::new(Directory::open(&settings.path).map_err(|error| {
+                AppError::Store(format!("{error}; or name another directory in store.path"))
+            })?)
+        }
     })
 }
 
@@ -227,6 +340,10 @@ pub fn rules(config: &Config) -> Rules {
         policy: role.policy.clone(),
         template: Template {
             creation: role.creation_statements.clone(),
+            upkeep: Upkeep {
+                renewal: role.renew_statements.clone(),
+                revocation: role.revocation_statements.clone(),
+            },
             groups: role.groups.clone(),
             connection_limit: role.connection_limit,
             scram_iterations: NonZeroU32::new(role.scram_iterations).unwrap_or(SCRAM_ITERATIONS),

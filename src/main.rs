@@ -12,7 +12,7 @@ async fn main() -> ExitCode {
     // The only one in this binary; the AWS SDK brings the same.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match keycard::cli::run(arguments, &Environment::of_process()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => {
             eprintln!("keycard: {failure}");
             failure.exit_code()

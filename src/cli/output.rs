@@ -1,6 +1,11 @@
 //! How results look: a table for people, JSON for programs.
 
 use clap::ValueEnum;
+use clap::builder::styling::Style;
+use serde_json::Value;
+
+use super::print;
+use crate::wire::ResultEvent;
 
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -12,34 +17,89 @@ pub(super) enum Output {
     Json,
 }
 
-/// Lines of columns, each as wide as its widest cell.
-pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let width = |column: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
-            .chain([header[column].len()])
-            .max()
-            .unwrap_or_default()
+/// Prints an event: whole as JSON, only its data as a table.
+pub(super) fn event(event: &ResultEvent, output: Output) {
+    match output {
+        Output::Json => print(&event.to_json()),
+        Output::Table => {
+            let event = serde_json::to_value(event).unwrap_or_default();
+            print_table(&["FIELD", "VALUE"], &fields(&event["data"]));
+        }
+    }
+}
+
+/// The fields of an object, one a row; those of an object within it behind a dot.
+pub(super) fn fields(object: &Value) -> Vec<Vec<String>> {
+    let text = |value: &Value| {
+        value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned)
     };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let line = |cells: Vec<&str>| {
-        cells
+    let rows = |(key, value): (&String, &Value)| match value.as_object() {
+        None => vec![vec![key.clone(), text(value)]],
+        Some(inner) => inner
             .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect::<Vec<_>>()
-            .join("  ")
-            .trim_end()
-            .to_owned()
+            .map(|(name, value)| vec![format!("{key}.{name}"), text(value)])
+            .collect(),
     };
-    std::iter::once(line(header.to_vec()))
-        .chain(
-            rows.iter()
-                .map(|row| line(row.iter().map(String::as_str).collect())),
-        )
-        .collect::<Vec<_>>()
-        .join("\n")
+    object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .flat_map(rows)
+        .collect()
+}
+
+pub(super) fn print_json(value: &Value) {
+    print(&format!("{value:#}"));
+}
+
+/// Prints a table, its header bold on a terminal that takes colours (`NO_COLOR` is respected).
+pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) {
+    use std::io::Write as _;
+    let mut out = anstream::stdout().lock();
+    // A reader that has gone away, as `head` does, is no failure.
+    let _ = writeln!(out, "{}", table(header, rows));
+}
+
+/// Lines of columns, each as wide as its widest cell.
+fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+    const BOLD: Style = Style::new().bold();
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    // Cells may quote what others wrote: nothing of it may steer the terminal.
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = |cells: &[&str]| {
+        let cells = cells.iter().zip(&widths);
+        let padded: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    let mut lines = vec![format!("{BOLD}{}{BOLD:#}", line(header))];
+    for row in &rows {
+        lines.push(line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    lines.join("\n")
+}
+
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 #[cfg(test)]
@@ -52,6 +112,15 @@ mod tests {
             vec!["a".to_owned(), "longer".to_owned()],
             vec!["bcd".to_owned(), String::new()],
         ];
-        assert_eq!(table(&["X", "Y"], &rows), "X    Y\na    longer\nbcd");
+        assert_eq!(
+            table(&["X", "Y"], &rows),
+            "\u{1b}[1mX    Y\u{1b}[0m\na    longer\nbcd"
+        );
+    }
+
+    #[test]
+    fn no_cell_steers_the_terminal() {
+        let rows = vec![vec!["a\u{1b}[2Jb\n".to_owned()]];
+        assert!(table(&["X"], &rows).ends_with("\na\\u{1b}[2Jb\\n"));
     }
 }

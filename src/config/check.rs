@@ -1,30 +1,35 @@
 //! From the file's sections to the validated configuration.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
-use super::keys::{join, suggest};
+use super::keys::join;
 use super::problem::Problems;
 use super::section::Section;
-use super::{Amqp, Aws, Config, Database, Directory, PasswordSource, Queue, Role, Store, Worker};
-use super::{broker, client, connection, role};
-use crate::lease::is_name;
+use super::{Config, Database, PasswordSource, Queue, Role, Worker};
+use super::{client, connection, queue, role, store};
+use crate::lease::{Requester, is_name};
 
 const NAME_REMEDY: &str =
     "use 1 to 64 letters, digits, '_', '-' and '.', beginning with a letter, digit or '_'";
 
-/// Longest prefix of secrets' names: with requester, role and lease id it stays within 512.
-const PREFIX_BYTES_MAX: usize = 128;
+/// Postgres cuts longer names of roles.
+const ROLE_NAME_BYTES_MAX: usize = 63;
 
-/// Reads everything. `None` means that at least one problem was reported.
-pub(super) fn config(top: &Section) -> Option<Config> {
+/// Reads everything; `directory` is the file's own. `None` means that at least one problem was
+/// reported.
+pub(super) fn config(top: &Section, directory: &Path) -> Option<Config> {
     let installation = installation(top);
     let operators = top.requesters("operators");
     let (databases, allowed) = databases(top);
     let roles = roles(top, &allowed);
-    let queue = queue(top);
-    let store = store(top);
+    let queue = queue::read(top, &allowed.keys().copied().collect::<Vec<_>>());
+    let store = store::read(top, directory);
     let worker = worker(top);
+    if let Some(Queue::Postgres { .. }) = queue {
+        check_role_names(top, operators.as_ref(), &roles);
+    }
     if top.has("client") {
         // Another program's section, but a fault in it is one of this file.
         client::read(top);
@@ -113,115 +118,34 @@ fn roles(top: &Section, allowed: &Allowed) -> BTreeMap<String, Role> {
     sections.sections().filter_map(read).collect()
 }
 
-/// A section that must be there; one of the wrong type is reported with the unknown keys.
-fn required<'a>(top: &Section<'a>, name: &str, example: &str) -> Option<Section<'a>> {
-    if !top.has(name) {
-        top.report(name, "is missing", format!("write [{name}] with {example}"));
-    }
-    top.section(name)
-}
-
-fn queue(top: &Section) -> Option<Queue> {
-    let section = required(
-        top,
-        "queue",
-        r#"kind = "amqp", url = "amqps://keycard@broker.example.com:5671/keycard" and password = { env = "BROKER_PASSWORD" }"#,
-    )?;
-    kind(&section, &["amqp"])?;
-    let password = section.password();
-    let ca_file = section.path("ca_file");
-    let prefetch = section.number("prefetch", 2..=2_000).unwrap_or(64);
-    let url = section.required_text(
-        "url",
-        r#""amqps://keycard@broker.example.com:5671/keycard""#,
-    )?;
-    let uri =
-        broker::parse(url).map_err(|(problem, remedy)| section.report("url", problem, remedy));
-    let uri = uri.ok()?;
-    if ca_file.is_some() && url.starts_with("amqp:") {
-        section.report(
-            "ca_file",
-            "has no use without TLS",
-            "write amqps:// in url, or take it out",
-        );
-    }
-    Some(Queue::Amqp(Amqp {
-        uri,
-        password: password?,
-        ca_file,
-        prefetch,
-    }))
-}
-
-fn store(top: &Section) -> Option<Store> {
-    let section = required(
-        top,
-        "store",
-        r#"kind = "aws-secrets-manager", or with kind = "directory" and path = "/var/lib/keycard""#,
-    )?;
-    let kind = kind(&section, &["aws-secrets-manager", "directory"])?;
-    let prefix = section.text("prefix").unwrap_or("keycard");
-    if !is_prefix(prefix) {
-        section.report(
-            "prefix",
-            format!("{prefix:?} cannot begin the names of secrets"),
-            "use letters, digits, '_', '-' and '.' with single slashes between, no part beginning \
-             with '.', at most 128 in all",
-        );
-    }
-    let (foreign, others): (&[&str], _) = if kind == "directory" {
-        (&["region", "kms_key_id"], "aws-secrets-manager")
-    } else {
-        (&["path"], "directory")
+/// With the queue in Postgres requesters are its roles.
+fn check_role_names(
+    top: &Section,
+    operators: Option<&BTreeSet<Requester>>,
+    roles: &BTreeMap<String, Role>,
+) {
+    let check = |section: &Section, key: &str, names: &BTreeSet<Requester>| {
+        let is_long = |name: &&Requester| name.as_str().len() > ROLE_NAME_BYTES_MAX;
+        for name in names.iter().filter(is_long) {
+            section.report(
+                key,
+                format!(
+                    "{:?} is longer than the name of a Postgres role",
+                    name.as_str()
+                ),
+                "use at most 63 bytes: with this queue requesters are Postgres roles",
+            );
+        }
     };
-    for key in foreign.iter().filter(|key| section.has(key)) {
-        section.report(key, format!("belongs to kind = {others:?}"), "take it out");
+    if let Some(operators) = operators {
+        check(top, "operators", operators);
     }
-    let prefix = prefix.to_owned();
-    if kind != "directory" {
-        return Some(Store::Aws(Aws {
-            prefix,
-            region: section.text("region").map(ToOwned::to_owned),
-            kms_key_id: section.text("kms_key_id").map(ToOwned::to_owned),
-        }));
+    let sections = top.section("roles");
+    for (name, section) in sections.iter().flat_map(Section::sections) {
+        if let Some(role) = roles.get(name) {
+            check(&section, "requesters", &role.requesters);
+        }
     }
-    if !section.has("path") {
-        section.report_missing("path", r#""/var/lib/keycard""#);
-    }
-    let path = section.path("path")?;
-    if !path.is_absolute() {
-        section.report(
-            "path",
-            "is not absolute",
-            "begin it with '/': clients are told it",
-        );
-    }
-    Some(Store::Directory(Directory { prefix, path }))
-}
-
-fn kind<'a>(section: &Section<'a>, known: &[&str]) -> Option<&'a str> {
-    let examples: Vec<String> = known.iter().map(|kind| format!("{kind:?}")).collect();
-    let kind = section.required_text("kind", &examples.join(" or "))?;
-    if known.contains(&kind) {
-        return Some(kind);
-    }
-    section.report(
-        "kind",
-        format!("{kind:?} is not known"),
-        suggest(kind, known),
-    );
-    None
-}
-
-fn is_prefix(prefix: &str) -> bool {
-    prefix.len() <= PREFIX_BYTES_MAX
-        && prefix.split('/').all(|part| {
-            !part.is_empty()
-                && !part.starts_with('.')
-                && part
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-        })
 }
 
 fn worker(top: &Section) -> Worker {
@@ -243,43 +167,25 @@ fn worker(top: &Section) -> Worker {
 /// Reports every password that this host should hold and does not.
 pub(super) fn passwords(config: &Config) -> Problems {
     let problems = Problems::default();
-    let Queue::Amqp(amqp) = &config.queue;
+    let queue = match &config.queue {
+        Queue::Amqp(amqp) => Some(("queue.password".to_owned(), &amqp.password)),
+        Queue::Postgres { .. } => None,
+    };
     let databases = config.databases.iter().map(|(name, database)| {
         let section = join("databases", name);
         (join(&section, "password"), &database.password)
     });
-    for (key, source) in databases.chain([("queue.password".to_owned(), &amqp.password)]) {
-        if let PasswordSource::Local(local) = source
-            && let Err(error) = local.read()
-        {
-            problems.add(key, error.to_string(), "provide it, or name another place");
-        }
+    for (key, source) in databases.chain(queue) {
+        password(key, source, &problems);
     }
     problems
 }
 
-#[cfg(test)]
-mod tests {
-    use super::is_prefix;
-
-    #[test]
-    fn prefixes_are_sane_paths() {
-        for right in ["keycard", "a/b.c/d_e-F", &"a".repeat(128)] {
-            assert!(is_prefix(right), "{right}");
-        }
-        for wrong in [
-            "",
-            "/a",
-            "a/",
-            "a//b",
-            "a/../b",
-            ".a",
-            "a b",
-            "ä",
-            "a=b",
-            &"a".repeat(129),
-        ] {
-            assert!(!is_prefix(wrong), "{wrong}");
-        }
+/// Reports a password that this host should hold and does not.
+pub(super) fn password(key: impl Into<String>, source: &PasswordSource, problems: &Problems) {
+    if let PasswordSource::Local(local) = source
+        && let Err(error) = local.read()
+    {
+        problems.add(key, error.to_string(), "provide it, or name another place");
     }
 }

@@ -74,15 +74,34 @@ pub(super) fn read(section: &Section) -> Option<Connection> {
             return None;
         }
     };
-    let mut connection = addressed(info.settings).map_err(fault).ok()?;
+    connection(info.settings, &info.ours, &user, ca_file)
+        .map_err(fault)
+        .ok()
+}
+
+/// Reads a client's connection: a URL that names its user.
+pub(super) fn of_client(url: &str, ca_file: Option<PathBuf>) -> Result<Connection, UrlFault> {
+    let info = conninfo::parse(url)?;
+    let Some(UserPart::Literal(user)) = info.user else {
+        return fault(
+            "names no user",
+            "write it like postgresql://orders-svc@db.example.com:5432/mydb",
+        );
+    };
+    connection(info.settings, &info.ours, &user, ca_file)
+}
+
+fn connection(
+    settings: tokio_postgres::Config,
+    ours: &BTreeMap<String, String>,
+    user: &str,
+    ca_file: Option<PathBuf>,
+) -> Result<Connection, UrlFault> {
+    let mut connection = addressed(settings)?;
     connection.settings.user(user);
-    protect(&mut connection, &info.ours, ca_file)
-        .map_err(fault)
-        .ok()?;
-    complete(&mut connection.settings, &info.ours)
-        .map_err(fault)
-        .ok()?;
-    Some(connection)
+    protect(&mut connection, ours, ca_file)?;
+    complete(&mut connection.settings, ours)?;
+    Ok(connection)
 }
 
 fn fault<T>(problem: impl Into<String>, remedy: &str) -> Result<T, UrlFault> {

@@ -18,9 +18,11 @@ mod keys;
 mod overlay;
 mod password;
 mod problem;
+mod queue;
 mod role;
 mod section;
 mod statements;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -29,18 +31,19 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lapin::uri::AMQPUri;
 use toml::Table;
 
-pub use client::Client;
+pub use client::{AmqpClient, Client, PostgresClient};
 pub use connection::TlsMode;
 pub use environment::Environment;
 pub use keys::{KEYS, Key, Takes};
 pub use password::{LocalPassword, PasswordError, PasswordSource};
 pub use problem::{ConfigErrors, Problem};
+pub use queue::{Amqp, Queue};
+pub use store::{Aws, Directory, Store};
 
 use crate::lease::{Requester, RolePolicy};
-use crate::login::Creation;
+use crate::login::Statements;
 
 /// Where the file is looked for when no `--config` names it, in this order.
 pub const FILES: [&str; 2] = ["./keycard.toml", "/etc/keycard/keycard.toml"];
@@ -108,7 +111,11 @@ pub struct Role {
     /// Group roles that each login becomes a member of; sorted, each once.
     pub groups: Vec<String>,
     /// SQL that creates the login; `None` only when there are groups.
-    pub creation_statements: Option<Creation>,
+    pub creation_statements: Option<Statements>,
+    /// SQL that renews the login; `None` for keycard's own.
+    pub renew_statements: Option<Statements>,
+    /// SQL that comes before keycard's own DROP ROLE.
+    pub revocation_statements: Option<Statements>,
     /// Most connections of one login at a time.
     pub connection_limit: Option<u32>,
     /// Times to live and the cap on live leases.
@@ -117,74 +124,6 @@ pub struct Role {
     pub requesters: BTreeSet<Requester>,
     /// Iterations of the SCRAM verifier. 4096 by default, as in Postgres.
     pub scram_iterations: u32,
-}
-
-/// Where commands come from.
-#[derive(Debug, Clone)]
-pub enum Queue {
-    /// `RabbitMQ`, or another broker of AMQP 0-9-1.
-    Amqp(Amqp),
-}
-
-/// An AMQP broker.
-#[derive(Debug, Clone)]
-pub struct Amqp {
-    uri: AMQPUri,
-    /// The broker user's password.
-    pub password: PasswordSource,
-    /// PEM file of the authorities trusted besides the system's; only with `amqps`.
-    pub ca_file: Option<PathBuf>,
-    /// Most messages that a worker holds at a time in each lane. 64 by default.
-    pub prefetch: u16,
-}
-
-impl Amqp {
-    /// How to connect, without the password. Its user is keycard's own, whose messages are believed
-    /// to be keycard's.
-    #[must_use]
-    pub fn uri(&self) -> AMQPUri {
-        self.uri.clone()
-    }
-}
-
-/// Where credentials are put.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Store {
-    /// `kind = "aws-secrets-manager"`.
-    Aws(Aws),
-    /// `kind = "directory"`.
-    Directory(Directory),
-}
-
-impl Store {
-    /// First part of every locator: `/`-separated parts of `[A-Za-z0-9_.-]`, at most 128 bytes.
-    #[must_use]
-    pub fn prefix(&self) -> &str {
-        match self {
-            Self::Aws(aws) => &aws.prefix,
-            Self::Directory(directory) => &directory.prefix,
-        }
-    }
-}
-
-/// AWS Secrets Manager.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Aws {
-    /// See [`Store::prefix`].
-    pub prefix: String,
-    /// The region, if not the AWS environment's.
-    pub region: Option<String>,
-    /// The KMS key, if not the account's own `aws/secretsmanager`.
-    pub kms_key_id: Option<String>,
-}
-
-/// A directory with a file per lease.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directory {
-    /// See [`Store::prefix`].
-    pub prefix: String,
-    /// The directory, an absolute path.
-    pub path: PathBuf,
 }
 
 /// How the worker behaves.
@@ -205,15 +144,29 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn load(path: Option<&Path>, environment: &Environment) -> Result<Self, ConfigErrors> {
-        Self::parse(&read(path)?, environment)
+        let (path, text) = read(path)?;
+        let directory = std::path::absolute(&path).map_err(|error| {
+            ConfigErrors::one(
+                &path.display().to_string(),
+                format!("has no absolute path: {error}"),
+                "name the file by a path that begins with '/'",
+            )
+        })?;
+        let directory = directory.parent().unwrap_or(Path::new("/"));
+        Self::parse(&text, directory, environment).map_err(|errors| errors.of_file(&path))
     }
 
-    /// Validates a file's content together with the environment.
+    /// Validates a file's content together with the environment. `directory`, an absolute path, is
+    /// where the file is, and its secrets if it does not say otherwise.
     ///
     /// # Errors
     /// Everything that is wrong, at once.
-    pub fn parse(text: &str, environment: &Environment) -> Result<Self, ConfigErrors> {
-        parse(text, environment, check::config)
+    pub fn parse(
+        text: &str,
+        directory: &Path,
+        environment: &Environment,
+    ) -> Result<Self, ConfigErrors> {
+        parse(text, environment, |top| check::config(top, directory))
     }
 
     /// Tries every password that is in the environment or in a file: what a worker does when it
@@ -226,6 +179,18 @@ impl Config {
             .into_errors(|_| None)
             .map_or(Ok(()), Err)
     }
+}
+
+/// The variables that give passwords of keycard's own, set or not: no other program needs them.
+///
+/// # Errors
+/// When the file cannot be read or is not TOML.
+pub fn password_variables(
+    path: Option<&Path>,
+    environment: &Environment,
+) -> Result<BTreeSet<String>, ConfigErrors> {
+    let (_, text) = read(path)?;
+    Ok(overlay::password_variables(table(&text)?, environment))
 }
 
 /// The seconds of a duration as the configuration writes it: `90s`, `10m`, `1h30m`, `7d`.
@@ -242,9 +207,8 @@ fn parse<T>(
     environment: &Environment,
     sections: impl FnOnce(&section::Section) -> Option<T>,
 ) -> Result<T, ConfigErrors> {
-    let table: Table = text.parse().map_err(|error| syntax(text, &error))?;
     let problems = problem::Problems::default();
-    let raw = overlay::overlay(table, environment, &problems);
+    let raw = overlay::overlay(table(text)?, environment, &problems);
     keys::report_unknown(&raw.table, &problems);
     let read = sections(&section::Section::top(section::Context {
         raw: &raw,
@@ -264,18 +228,18 @@ fn parse<T>(
     }
 }
 
-/// The content of `path`, or of the first of [`FILES`] that exists.
-fn read(path: Option<&Path>) -> Result<String, ConfigErrors> {
+/// `path`, or the first of [`FILES`] that exists, and its content.
+fn read(path: Option<&Path>) -> Result<(PathBuf, String), ConfigErrors> {
     match path {
         Some(path) => read_first(&[path]),
         None => read_first(&FILES.map(Path::new)),
     }
 }
 
-fn read_first(candidates: &[&Path]) -> Result<String, ConfigErrors> {
+fn read_first(candidates: &[&Path]) -> Result<(PathBuf, String), ConfigErrors> {
     for path in candidates {
         match std::fs::read_to_string(path) {
-            Ok(text) => return Ok(text),
+            Ok(text) => return Ok(((*path).to_owned(), text)),
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
                 return Err(ConfigErrors::one(
@@ -295,6 +259,10 @@ fn read_first(candidates: &[&Path]) -> Result<String, ConfigErrors> {
         format!("there is no {}", tried.join(" and no ")),
         "create the file, or name another with --config PATH",
     ))
+}
+
+fn table(text: &str) -> Result<Table, ConfigErrors> {
+    text.parse().map_err(|error| syntax(text, &error))
 }
 
 fn syntax(text: &str, error: &toml::de::Error) -> ConfigErrors {

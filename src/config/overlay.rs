@@ -109,13 +109,36 @@ pub(super) fn overlay(table: Table, environment: &Environment, problems: &Proble
     raw
 }
 
-/// A variable that matches no key is a mistake, unless a password is read from it.
-fn report_unmatched(unmatched: &[String], raw: &Raw, targets: &[Target], problems: &Problems) {
-    let read: Vec<&str> = targets
+/// The variables that give passwords, set or not: those that the file or another variable names,
+/// and those that override a password.
+pub(super) fn password_variables(file: Table, environment: &Environment) -> BTreeSet<String> {
+    let targets = targets(&file);
+    let mut variables: BTreeSet<String> = named(&file, &targets).map(str::to_owned).collect();
+    variables.extend(environment.overrides().filter_map(|(variable, name, _)| {
+        let gives = |target: &Target| {
+            target.key.takes == Takes::Password
+                && target.source.is_none()
+                && target.variable() == name
+        };
+        targets.iter().any(gives).then_some(variable)
+    }));
+    // What is wrong was reported when the configuration was read.
+    let raw = overlay(file, environment, &Problems::default());
+    variables.extend(named(&raw.table, &targets).map(str::to_owned));
+    variables
+}
+
+/// The variables that passwords are read from.
+fn named<'a>(table: &'a Table, targets: &'a [Target]) -> impl Iterator<Item = &'a str> {
+    targets
         .iter()
         .filter(|target| target.source == Some("env"))
-        .filter_map(|target| get(&raw.table, &target.steps)?.get("env")?.as_str())
-        .collect();
+        .filter_map(|target| get(table, &target.steps)?.get("env")?.as_str())
+}
+
+/// A variable that matches no key is a mistake, unless a password is read from it.
+fn report_unmatched(unmatched: &[String], raw: &Raw, targets: &[Target], problems: &Problems) {
+    let read: Vec<&str> = named(&raw.table, targets).collect();
     for variable in unmatched
         .iter()
         .filter(|name| !read.contains(&name.as_str()))
@@ -283,6 +306,23 @@ mod tests {
             raw.table["databases"]["d"]["password"],
             "{ env = 'KEYCARD_D_PASSWORD' }".parse().unwrap()
         );
+    }
+
+    #[test]
+    fn every_variable_that_gives_a_password_is_known() {
+        let file = "[queue]\npassword = { env = 'B' }\n[databases.d]\npassword = { file = 'f' }\n\
+                    [client]\npassword = { env = 'C' }";
+        let variables = [
+            ("KEYCARD_QUEUE__PASSWORD__ENV", "D"),
+            ("keycard_databases__d__password", "canary"),
+            ("KEYCARD_CLIENT__URL", "amqp://b"),
+            ("PATH", "/bin"),
+        ];
+        let environment = variables.map(|(name, value)| (name.into(), value.into()));
+        let environment = environment.into_iter().collect();
+        let found = password_variables(file.parse().unwrap(), &environment);
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        assert_eq!(found, ["B", "C", "D", "keycard_databases__d__password"]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// One fault of the configuration. No part of it holds a password or a URL's user.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,27 +23,44 @@ impl fmt::Display for Problem {
 
 /// Every fault of a configuration, at least one, sorted by key; displayed one to a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<Problem>);
+pub struct ConfigErrors {
+    file: Option<PathBuf>,
+    problems: Vec<Problem>,
+}
 
 impl ConfigErrors {
     pub(super) fn one(key: &str, problem: String, remedy: &str) -> Self {
-        Self(vec![Problem {
-            key: key.to_owned(),
-            problem,
-            remedy: remedy.to_owned(),
-        }])
+        Self {
+            file: None,
+            problems: vec![Problem {
+                key: key.to_owned(),
+                problem,
+                remedy: remedy.to_owned(),
+            }],
+        }
+    }
+
+    pub(super) fn of_file(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_owned());
+        self
+    }
+
+    /// The file that they are in, if one was found.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// The faults.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
-        &self.0
+        &self.problems
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.0.iter().enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }
@@ -89,6 +107,9 @@ impl Problems {
                 problem.key = format!("{} (from {variable})", problem.key);
             }
         }
-        (!problems.is_empty()).then_some(ConfigErrors(problems))
+        (!problems.is_empty()).then_some(ConfigErrors {
+            file: None,
+            problems,
+        })
     }
 }

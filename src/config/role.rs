@@ -8,9 +8,9 @@ use super::Role;
 use super::duration::show;
 use super::keys::suggest;
 use super::section::Section;
-use super::statements;
+use super::statements::{self, Purpose};
 use crate::lease::RolePolicy;
-use crate::login::Creation;
+use crate::login::Statements;
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -47,7 +47,9 @@ pub(super) fn read(
         allow(name, database, section, databases);
     }
     let groups = groups(section);
-    let creation_statements = creation_statements(section);
+    let creation_statements = read_statements(section, "creation_statements", Purpose::Creation);
+    let renew_statements = read_statements(section, "renew_statements", Purpose::Upkeep);
+    let revocation_statements = read_statements(section, "revocation_statements", Purpose::Upkeep);
     let no_groups = groups.as_ref().is_some_and(Vec::is_empty);
     if no_groups && creation_statements.is_none() && section.problems() == before {
         section.report_here(
@@ -63,6 +65,8 @@ pub(super) fn read(
         database: database?.to_owned(),
         groups: groups?,
         creation_statements,
+        renew_statements,
+        revocation_statements,
         connection_limit: section.number("connection_limit", 1..=i32::MAX.into()),
         policy,
         requesters: section.requesters("requesters")?,
@@ -126,17 +130,16 @@ fn groups(section: &Section) -> Option<Vec<String>> {
 }
 
 /// `None` when there are none, and when they are faulty, which is reported.
-fn creation_statements(section: &Section) -> Option<Creation> {
-    const KEY: &str = "creation_statements";
-    if !section.has(KEY) {
+fn read_statements(section: &Section, key: &str, purpose: Purpose) -> Option<Statements> {
+    if !section.has(key) {
         return None;
     }
-    let checked = if section.is_text(KEY) {
-        statements::script(section.text(KEY)?)
+    let checked = if section.is_text(key) {
+        statements::script(section.text(key)?, purpose)
     } else {
-        match section.texts(KEY)?.as_slice() {
+        match section.texts(key)?.as_slice() {
             [] => return None,
-            texts => statements::each(texts),
+            texts => statements::each(texts, purpose),
         }
     };
     let faults = match checked {
@@ -144,7 +147,7 @@ fn creation_statements(section: &Section) -> Option<Creation> {
         Err(faults) => faults,
     };
     for (problem, remedy) in faults {
-        section.report(KEY, problem, remedy);
+        section.report(key, problem, remedy);
     }
     None
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use toml::{Table, Value};
 
 use super::duration;
 use super::environment::Environment;
-use super::keys::{PASSWORD_KEYS, join};
+use super::keys::{PASSWORD_KEYS, join, suggest};
 use super::overlay::Raw;
 use super::password::{LocalPassword, PasswordSource};
 use super::problem::Problems;
@@ -49,6 +50,19 @@ impl<'a> Section<'a> {
             context: self.context,
             path: join(&self.path, name),
             table: self.table.get(name)?.as_table()?,
+        })
+    }
+
+    /// The section `name`, or an empty one in its place.
+    pub(super) fn section_or_empty(&self, name: &str) -> Option<Section<'a>> {
+        static EMPTY: LazyLock<Table> = LazyLock::new(Table::new);
+        if self.has(name) {
+            return self.section(name);
+        }
+        Some(Self {
+            context: self.context,
+            path: join(&self.path, name),
+            table: &EMPTY,
         })
     }
 
@@ -111,6 +125,31 @@ impl<'a> Section<'a> {
         self.text(key)
     }
 
+    /// Which kind of thing it is about; the first of `known` if it does not say.
+    pub(super) fn kind(&self, known: &[&'a str]) -> Option<&'a str> {
+        const KEY: &str = "kind";
+        if !self.has(KEY) {
+            return known.first().copied();
+        }
+        let kind = self.text(KEY)?;
+        if known.contains(&kind) {
+            return Some(kind);
+        }
+        self.report(KEY, format!("{kind:?} is not known"), suggest(kind, known));
+        None
+    }
+
+    /// Reports those of `keys` that are here and belong to another kind.
+    pub(super) fn refuse(&self, keys: &[&str], other: &str) {
+        for key in keys.iter().filter(|key| self.has(key)) {
+            self.report(
+                key,
+                format!("belongs to kind = {other:?}"),
+                "take it out, or set that kind",
+            );
+        }
+    }
+
     pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
         self.text(key).map(PathBuf::from)
     }
@@ -145,7 +184,7 @@ impl<'a> Section<'a> {
         None
     }
 
-    /// A list of users of the broker.
+    /// A list of requesters: users of the broker, or Postgres roles.
     pub(super) fn requesters(&self, key: &str) -> Option<BTreeSet<Requester>> {
         let mut requesters = BTreeSet::new();
         let names = self.texts(key)?;
@@ -155,7 +194,7 @@ impl<'a> Section<'a> {
                 self.report(
                     key,
                     format!("{name:?} looks like a pattern"),
-                    "list each of the broker's users by name",
+                    "list each user by name",
                 );
                 continue;
             }
@@ -164,7 +203,7 @@ impl<'a> Section<'a> {
                     requesters.insert(requester);
                 }
                 Err(error) => {
-                    self.report(key, error.to_string(), "list the broker's users by name");
+                    self.report(key, error.to_string(), "list users by name");
                 }
             }
         }

@@ -1,28 +1,37 @@
-//! Creation statements: Vault's templates, and where a verifier may stand for a password.
+//! Statements of a role: Vault's templates, and where a verifier may stand for a password.
 
-use crate::login::Creation;
+use crate::login::Statements;
 
 const KNOWN: [&str; 4] = ["name", "username", "password", "expiration"];
 const PASSWORD: &str = "{{password}}";
+
+/// What statements are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Creating a login with a password.
+    Creation,
+    /// Renewing or revoking it; its password is known to nobody by then.
+    Upkeep,
+}
 
 /// What is wrong with statements: a problem and its remedy.
 pub(super) type Fault = (String, &'static str);
 
 /// Checks the statements of an array.
-pub(super) fn each(texts: &[&str]) -> Result<Creation, Vec<Fault>> {
+pub(super) fn each(texts: &[&str], purpose: Purpose) -> Result<Statements, Vec<Fault>> {
     let texts: Vec<&str> = texts
         .iter()
         .map(|text| text.trim().trim_end_matches(';').trim_end())
         .collect();
-    checked(&texts).map(Creation::Each)
+    checked(&texts, purpose).map(Statements::Each)
 }
 
 /// Checks one text with several statements.
-pub(super) fn script(text: &str) -> Result<Creation, Vec<Fault>> {
-    checked(&[text.trim()]).map(|texts| Creation::Script(texts.concat()))
+pub(super) fn script(text: &str, purpose: Purpose) -> Result<Statements, Vec<Fault>> {
+    checked(&[text.trim()], purpose).map(|texts| Statements::Script(texts.concat()))
 }
 
-fn checked(texts: &[&str]) -> Result<Vec<String>, Vec<Fault>> {
+fn checked(texts: &[&str], purpose: Purpose) -> Result<Vec<String>, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut rendered = Vec::new();
     let mut used: Vec<&str> = Vec::new();
@@ -41,6 +50,10 @@ fn checked(texts: &[&str]) -> Result<Vec<String>, Vec<Fault>> {
                     format!("{which}{{{{{name}}}}} is not known"),
                     "use {{name}}, {{username}}, {{password}} and {{expiration}}",
                 )),
+                Some(&"password") if purpose == Purpose::Upkeep => faults.push((
+                    format!("{which}{PASSWORD} is not known after the login is created"),
+                    "use {{name}}, {{username}} and {{expiration}}",
+                )),
                 Some(&"password") if !is_role_password(&text, at) => faults.push((
                     format!("{which}{PASSWORD} stands outside the PASSWORD clause of a role"),
                     "write it as PASSWORD '{{password}}' in CREATE ROLE or ALTER ROLE only: it is \
@@ -51,13 +64,16 @@ fn checked(texts: &[&str]) -> Result<Vec<String>, Vec<Fault>> {
         }
         rendered.push(text);
     }
-    if faults.is_empty() && !used.iter().any(|name| ["name", "username"].contains(name)) {
+    if purpose == Purpose::Creation
+        && faults.is_empty()
+        && !used.iter().any(|name| ["name", "username"].contains(name))
+    {
         faults.push((
             "no statement has {{name}} in it".to_owned(),
             r#"create the login with CREATE ROLE "{{name}}""#,
         ));
     }
-    if faults.is_empty() && !used.contains(&"password") {
+    if purpose == Purpose::Creation && faults.is_empty() && !used.contains(&"password") {
         faults.push((
             "no statement has {{password}} in it".to_owned(),
             "create the login with LOGIN PASSWORD '{{password}}'",
@@ -143,7 +159,11 @@ mod tests {
     fn vaults_statements_are_taken() {
         let block = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname='shared') \
                      THEN CREATE ROLE shared; END IF; END $$;";
-        let checked = each(&[block, CREATE, r#"GRANT shared TO "{{ name }}";;"#]).unwrap();
+        let checked = each(
+            &[block, CREATE, r#"GRANT shared TO "{{ name }}";;"#],
+            Purpose::Creation,
+        )
+        .unwrap();
         assert_eq!(
             checked.texts().collect::<Vec<_>>(),
             [
@@ -153,7 +173,10 @@ mod tests {
             ]
         );
         let text = format!("{block} {CREATE}; GRANT a TO \"{{{{username}}}}\";");
-        assert_eq!(script(&text), Ok(Creation::Script(text)));
+        assert_eq!(
+            script(&text, Purpose::Creation),
+            Ok(Statements::Script(text))
+        );
     }
 
     #[test]
@@ -166,7 +189,7 @@ mod tests {
             r#"DO $$BEGIN IF (true) THEN CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}'; END IF; END$$"#,
             r#"DO $$CREATE ROLE "{{name}}" PASSWORD'{{password}}'$$"#,
         ] {
-            assert!(script(right).is_ok(), "{right}");
+            assert!(script(right, Purpose::Creation).is_ok(), "{right}");
         }
         for wrong in [
             r#"CREATE USER MAPPING FOR "{{name}}" SERVER s OPTIONS (user 'u', password '{{password}}')"#,
@@ -181,7 +204,7 @@ mod tests {
             r"DO $$ BEGIN EXECUTE 'CREATE ROLE {{name}} PASSWORD ''{{password}}'''; END $$",
             r"SELECT '{{name}}' AS PASSWORD '{{password}}'",
         ] {
-            let faults = script(wrong).unwrap_err();
+            let faults = script(wrong, Purpose::Creation).unwrap_err();
             assert_eq!(faults.len(), 1, "{wrong}");
             assert!(
                 faults[0].0.contains("outside the PASSWORD clause"),
@@ -193,7 +216,7 @@ mod tests {
     #[test]
     fn faults_of_templates_are_told() {
         let problems = |texts: &[&str]| -> Vec<String> {
-            each(texts)
+            each(texts, Purpose::Creation)
                 .unwrap_err()
                 .into_iter()
                 .map(|(problem, _)| problem)
@@ -215,6 +238,27 @@ mod tests {
             problems(&["CREATE ROLE {{name}}"]),
             ["no statement has {{password}} in it"]
         );
+    }
+
+    #[test]
+    fn renewing_and_revoking_statements_know_no_password() {
+        let revoke = r#"REVOKE ALL ON t FROM "{{ name }}"; SELECT '{{expiration}}'"#;
+        assert_eq!(
+            script(revoke, Purpose::Upkeep),
+            Ok(Statements::Script(revoke.replace("{{ name }}", "{{name}}")))
+        );
+        assert!(each(&["SELECT audit()"], Purpose::Upkeep).is_ok());
+        for wrong in [
+            r#"ALTER ROLE "{{name}}" PASSWORD '{{password}}'"#,
+            "SELECT {{user}}",
+            "",
+        ] {
+            assert_eq!(
+                each(&[wrong], Purpose::Upkeep).unwrap_err().len(),
+                1,
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

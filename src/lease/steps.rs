@@ -522,7 +522,10 @@ fn too_old() -> Denial {
 pub(super) fn unusable(reason: &Reason) -> Denial {
     Denial {
         code: DenialCode::RoleUnusable,
-        message: format!("Postgres refused it: {reason}; the role or its database must be mended")
-            .into(),
+        message: format!(
+            "Postgres refused it: {reason}; keycard's operator must mend the role's groups and \
+             statements, or what keycard's user may grant"
+        )
+        .into(),
     }
 }

@@ -12,6 +12,7 @@ mod step;
 mod sweep;
 
 pub use connection::Endpoint;
+pub use read::Search;
 pub use requests::{Asked, Kind, Recorded};
 pub use rows::StoredLease;
 pub use rules::{Role, Rules, Told};
@@ -23,11 +24,16 @@ use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::timeout;
+use tokio_postgres::Client;
 
 use crate::fault::Disposition;
 use crate::login;
 use connection::Connections;
+
+/// tokio-postgres's own limit ends with the socket; TLS and the start-up follow it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The ledger of one database.
 #[derive(Debug)]
@@ -52,8 +58,6 @@ impl Ledger {
     ) -> Result<Self, LedgerError> {
         /// How long a step may wait for a free connection before its delivery is deferred.
         const CONNECTION_WAIT: Duration = Duration::from_secs(5);
-        /// tokio-postgres's own limit ends with the socket; TLS and the start-up follow it.
-        const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
         let manager = Connections {
             endpoint,
             database: database.clone(),
@@ -98,7 +102,32 @@ impl Ledger {
             })
     }
 
-    async fn connection(&self) -> Result<Object<Connections>, LedgerError> {
+    /// What the configuration says about leases.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// A connection of the caller's own to the ledger, checked like the pool's. `woken` is notified
+    /// as [`Endpoint::listen`] says.
+    pub(crate) async fn listen(&self, woken: Arc<Notify>) -> Result<Client, LedgerError> {
+        let endpoint = &self.pool.manager().endpoint;
+        let connecting = async {
+            let client = endpoint.listen(&self.database, woken).await?;
+            schema::check_record(&client, &self.database, &self.rules.installation).await?;
+            Ok(client)
+        };
+        timeout(CONNECT_TIMEOUT, connecting)
+            .await
+            .unwrap_or_else(|_| {
+                Err(LedgerError::Silent {
+                    operation: "connect",
+                    database: self.database.clone(),
+                })
+            })
+    }
+
+    pub(crate) async fn connection(&self) -> Result<Object<Connections>, LedgerError> {
         self.pool.get().await.map_err(|error| match error {
             PoolError::Backend(error) => error,
             PoolError::Timeout(_)
@@ -120,7 +149,9 @@ impl Ledger {
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The admin's password could not be read.
-    #[error("the password of database {database} cannot be read: {problem}")]
+    #[error(
+        "the password of database {database} cannot be read: {problem}; provide it, or name another place"
+    )]
     Password {
         /// Which database.
         database: String,
@@ -201,6 +232,18 @@ pub enum LedgerError {
         /// By whom.
         owner: String,
     },
+    /// keycard's own user lacks a right that it needs.
+    #[error(
+        "keycard's user {user:?} {lacks} in database {database}; run the script of `keycard setup-sql --database {database}`"
+    )]
+    Admin {
+        /// Which database.
+        database: String,
+        /// The user.
+        user: String,
+        /// What it lacks.
+        lacks: &'static str,
+    },
     /// The schema is missing and may not be created.
     #[error(
         "database {database} has no schema keycard and keycard may not create it; run the script of `keycard setup-sql --database {database}`"
@@ -214,6 +257,16 @@ pub enum LedgerError {
     NoLedger {
         /// Which database.
         database: String,
+    },
+    /// Somebody's open transaction is in a migration's way.
+    #[error(
+        "the ledger in database {database} could not be migrated: an open transaction holds its tables, that of {holders}. It is tried again; commit that transaction, or end it with pg_terminate_backend"
+    )]
+    Locked {
+        /// Which database.
+        database: String,
+        /// The processes that hold tables of the ledger, and their roles.
+        holders: String,
     },
     /// The migration library failed.
     #[error("the ledger in database {database} could not be migrated: {problem}")]
@@ -242,6 +295,7 @@ impl LedgerError {
             Self::Foreign { .. }
             | Self::Newer { .. }
             | Self::Owner { .. }
+            | Self::Admin { .. }
             | Self::NoSchema { .. } => Disposition::Fatal,
             Self::Password { .. }
             | Self::Pool { .. }
@@ -250,6 +304,7 @@ impl LedgerError {
             | Self::SessionsLeft { .. }
             | Self::NoLedger { .. }
             | Self::Row { .. }
+            | Self::Locked { .. }
             | Self::Migration { .. } => Disposition::Retry,
         }
     }

@@ -1,10 +1,13 @@
 //! Rows of `keycard.leases`, and leases.
 
+use serde::{Deserialize, Serialize};
+use tokio_postgres::types::Json;
 use tokio_postgres::{GenericClient, Row, Transaction};
 use uuid::Uuid;
 
 use super::LedgerError;
 use crate::lease::{Cause, Lease, LeaseId, Requester, State};
+use crate::login::{Statements, Upkeep};
 
 /// A lease with what only the outside world needs to know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub struct StoredLease {
     pub lease: Lease,
     /// OID of its login, also when that is gone.
     pub login_oid: u32,
+    /// How its login is renewed and revoked. Never changes.
+    pub upkeep: Upkeep,
     /// Where the secret of each attempt at delivery was put, in their order.
     pub locators: Vec<String>,
     /// Why the last attempt failed.
@@ -23,7 +28,24 @@ pub struct StoredLease {
 pub(super) const COLUMNS: &str =
     "id, role, requester, username, state, generation, attempt, held_until,
     issued_at, expires_at, max_expires_at, ttl_clamped, locators, sessions_terminated, cause,
-    revoked_at, failures, retry_at, recheck_at, last_failure, login_oid";
+    revoked_at, failures, retry_at, recheck_at, last_failure, login_oid, renew_statements,
+    revocation_statements";
+
+/// Statements as a row holds them: as the configuration writes them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Texts {
+    Each(Vec<String>),
+    Script(String),
+}
+
+fn texts(statements: Option<&Statements>) -> Option<Json<Texts>> {
+    let texts = match statements?.clone() {
+        Statements::Each(texts) => Texts::Each(texts),
+        Statements::Script(text) => Texts::Script(text),
+    };
+    Some(Json(texts))
+}
 
 /// Loads a lease and locks it until the end of the transaction.
 pub(super) async fn lock(
@@ -105,6 +127,13 @@ pub(super) fn from_row(row: &Row, database: &str) -> Result<StoredLease, RowErro
         },
         other => return Err(RowError::Content(format!("state is {other:?}"))),
     };
+    let statements = |column: &str| -> Result<Option<Statements>, RowError> {
+        let texts: Option<Json<Texts>> = row.try_get(column)?;
+        Ok(texts.map(|Json(texts)| match texts {
+            Texts::Each(texts) => Statements::Each(texts),
+            Texts::Script(text) => Statements::Script(text),
+        }))
+    };
     let requester: String = row.try_get("requester")?;
     Ok(StoredLease {
         lease: Lease {
@@ -127,6 +156,10 @@ pub(super) fn from_row(row: &Row, database: &str) -> Result<StoredLease, RowErro
             state,
         },
         login_oid: row.try_get("login_oid")?,
+        upkeep: Upkeep {
+            renewal: statements("renew_statements")?,
+            revocation: statements("revocation_statements")?,
+        },
         locators: row.try_get("locators")?,
         last_failure: row.try_get("last_failure")?,
     })
@@ -169,9 +202,9 @@ pub(super) async fn write(
             "INSERT INTO keycard.leases (id, role, requester, username, login_oid, state, generation,
                  attempt, held_until, issued_at, expires_at, max_expires_at, ttl_clamped, locators,
                  sessions_terminated, cause, revoked_at, failures, retry_at, recheck_at,
-                 last_failure, wake_at)
+                 last_failure, wake_at, renew_statements, revocation_statements)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                 $18, $19, $20, $21, $22)
+                 $18, $19, $20, $21, $22, $23, $24)
              ON CONFLICT (id) DO UPDATE SET
                  login_oid = excluded.login_oid, state = excluded.state,
                  generation = excluded.generation, attempt = excluded.attempt,
@@ -204,6 +237,8 @@ pub(super) async fn write(
                 &recheck_at,
                 &stored.last_failure,
                 &lease.wake_at(),
+                &texts(stored.upkeep.renewal.as_ref()),
+                &texts(stored.upkeep.revocation.as_ref()),
             ],
         )
         .await?;

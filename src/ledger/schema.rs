@@ -1,5 +1,6 @@
 //! The ledger's schema: its migrations, its owner, and whose ledger it is.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -9,14 +10,18 @@ use tokio_postgres::error::SqlState;
 use super::{Ledger, LedgerError};
 
 /// The newest migration that this keycard knows.
-pub const LEDGER_VERSION: i32 = 1;
+pub const LEDGER_VERSION: i32 = 3;
 
 /// The oldest keycard, by the newest migration it knows, that can still work with what the
-/// migrations have made. Raise it only with a change that an older one would get wrong.
-const COMPATIBLE_FROM: i32 = 1;
+/// migrations have made. Raise it only with a change that an older one would get wrong: before 3,
+/// nobody runs the statements that a lease has recorded.
+const COMPATIBLE_FROM: i32 = 3;
 
 /// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
 const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
+
+/// While a migration waits for a table, everybody who comes after it waits as well.
+const MIGRATION_PATIENCE: &str = "SET lock_timeout = '3s'";
 
 mod embedded {
     refinery::embed_migrations!("src/ledger/migrations");
@@ -27,8 +32,8 @@ impl Ledger {
     /// hand in it, and records whose ledger it is. Once it has succeeded it does nothing more.
     ///
     /// # Errors
-    /// [`LedgerError::Owner`], [`LedgerError::Newer`], [`LedgerError::Foreign`],
-    /// [`LedgerError::NoSchema`], or what may pass.
+    /// [`LedgerError::Admin`], [`LedgerError::Owner`], [`LedgerError::Newer`],
+    /// [`LedgerError::Foreign`], [`LedgerError::NoSchema`], or what may pass.
     pub async fn prepare(&self) -> Result<(), LedgerError> {
         /// Waiting for another worker's migrations is the longest of it.
         const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -54,6 +59,7 @@ impl Ledger {
             .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
             .await
             .map_err(sql)?;
+        check_admin(&client, &self.database).await?;
         create_schema(&client, &self.database).await?;
         check_owner(&client, &self.database).await?;
         if let Some(needed) = compatible_from(&client).await.map_err(sql)?
@@ -66,15 +72,15 @@ impl Ledger {
         }
         let mut migrations = embedded::migrations::runner();
         migrations.set_migration_table_name("keycard.migrations");
-        migrations
-            // A newer keycard may have run more migrations; `compatible_from` says if that matters.
-            .set_abort_missing(false)
-            .run_async(&mut client)
+        // A newer keycard may have run more migrations; `compatible_from` says if that matters.
+        let migrations = migrations.set_abort_missing(false);
+        client
+            .batch_execute(MIGRATION_PATIENCE)
             .await
-            .map_err(|error| LedgerError::Migration {
-                database: self.database.clone(),
-                problem: error.to_string(),
-            })?;
+            .map_err(sql)?;
+        if let Err(error) = migrations.run_async(&mut client).await {
+            return Err(not_migrated(&client, &self.database, &error).await);
+        }
         client
             .execute(
                 "INSERT INTO keycard.ledger (installation, system_identifier, database_oid, compatible_from)
@@ -94,6 +100,54 @@ impl Ledger {
             .map_err(sql)?;
         check_owner(&client, &self.database).await?;
         check_record(&client, &self.database, &self.rules.installation).await
+    }
+}
+
+/// Without these rights nothing can be issued, or not be taken back.
+async fn check_admin(client: &Client, database: &str) -> Result<(), LedgerError> {
+    let row = client
+        .query_one(
+            "SELECT current_user::text, rolsuper OR rolcreaterole,
+                    pg_has_role('pg_signal_backend', 'USAGE')
+             FROM pg_roles WHERE rolname = current_user",
+            &[],
+        )
+        .await
+        .map_err(|error| sql(database, &error))?;
+    let lacks = match (row.get(1), row.get(2)) {
+        (true, true) => return Ok(()),
+        (false, _) => "has no CREATEROLE",
+        (true, false) => "is no member of pg_signal_backend",
+    };
+    Err(LedgerError::Admin {
+        database: database.to_owned(),
+        user: row.get(0),
+        lacks,
+    })
+}
+
+/// Why a migration failed, and if somebody was in its way, who.
+async fn not_migrated(client: &Client, database: &str, error: &refinery::Error) -> LedgerError {
+    let database = database.to_owned();
+    let cause = error.source().and_then(|cause| cause.downcast_ref());
+    if cause.and_then(tokio_postgres::Error::code) != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+        return LedgerError::Migration {
+            database,
+            problem: error.to_string(),
+        };
+    }
+    let holders = "SELECT string_agg(DISTINCT format('process %s of role %I', pid, usename), ', ')
+         FROM pg_locks l JOIN pg_stat_activity USING (pid) JOIN pg_class c ON c.oid = relation
+         WHERE relnamespace = 'keycard'::regnamespace AND granted AND pid <> pg_backend_pid()
+           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    match client.query_one(holders, &[]).await {
+        Ok(row) => LedgerError::Locked {
+            database,
+            holders: row
+                .get::<_, Option<String>>(0)
+                .unwrap_or_else(|| "a process that has ended by now".to_owned()),
+        },
+        Err(error) => sql(&database, &error),
     }
 }
 

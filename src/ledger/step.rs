@@ -13,7 +13,7 @@ use super::requests::{self, Asked, Recorded};
 use super::rows::{self, RowError, StoredLease};
 use super::{Ledger, LedgerError};
 use crate::lease::{Decision, DenialCode, Effect, Event, LoginChange, decide};
-use crate::login::{self, Applied, Login};
+use crate::login::{self, Applied, Login, Upkeep};
 use crate::wire::SecretPointer;
 
 /// What happens, to what.
@@ -107,6 +107,9 @@ impl Ledger {
             .await
             .unwrap_or(Err(RowError::Silent))
             .map_err(|error| error.at("carry out a step", &self.database));
+        let custom = custom
+            || matches!(&stepped, Ok(Stepped::Decided(decided))
+                if decided.stored.as_ref().is_some_and(|stored| !stored.upkeep.is_usual()));
         let clean = stepped.is_ok()
             && (!custom
                 || timeout(STEP_TIMEOUT, client.batch_execute("DISCARD ALL"))
@@ -248,8 +251,12 @@ impl Ledger {
             return Ok(Ok(change));
         };
         let mut login_oid = stored.map(|stored| stored.login_oid);
+        let role = self.rules.roles.get(&next.role);
+        let upkeep = match stored {
+            Some(stored) => stored.upkeep.clone(),
+            None => role.map_or_else(Upkeep::default, |role| role.template.upkeep.clone()),
+        };
         if let Some(login_change) = change.decision.login {
-            let role = self.rules.roles.get(&next.role);
             let mut verifier = None;
             if matches!(
                 login_change,
@@ -268,6 +275,7 @@ impl Ledger {
                 expires_at: next.expires_at,
                 verifier: verifier.as_deref(),
                 template: role.map(|role| &role.template),
+                upkeep: &upkeep,
             };
             let applied = if login_change == LoginChange::Disable {
                 self.disable(savepoint, &login).await?
@@ -287,6 +295,7 @@ impl Ledger {
             lease: next.clone(),
             login_oid: login_oid
                 .ok_or_else(|| RowError::Content("a lease has no login".to_owned()))?,
+            upkeep,
             locators: stored.map_or_else(Vec::new, |stored| stored.locators.clone()),
             last_failure: match event {
                 Event::Failed { reason, .. } | Event::Refused { reason, .. } => {

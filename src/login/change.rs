@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::{Client, GenericClient, Transaction};
 
-use super::custom::run_custom;
+use super::custom::{MayPass, run_custom};
 use super::sqlstate::{concerns_the_login, describe, disposition};
-use super::template::Template;
+use super::template::{Template, Upkeep};
 use crate::clock;
 use crate::fault::Disposition;
 use crate::lease::LoginChange;
@@ -26,6 +26,8 @@ pub struct Login<'a> {
     pub verifier: Option<&'a str>,
     /// Its role's template, where the login is created.
     pub template: Option<&'a Template>,
+    /// How it is renewed and revoked, as recorded when it was created.
+    pub upkeep: &'a Upkeep,
 }
 
 /// What became of a change.
@@ -110,6 +112,16 @@ pub(super) enum Refusal {
     Postgres(tokio_postgres::Error),
 }
 
+impl Refusal {
+    /// Says which statements of the role it was.
+    fn of(self, key: &str) -> Self {
+        match self {
+            Self::Reason(reason) => Self::Reason(format!("{key}: {reason}")),
+            Self::Postgres(error) => Self::Postgres(error),
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for Refusal {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Postgres(error)
@@ -134,8 +146,8 @@ async fn create(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Opti
                 .await?;
         }
         Some(creation) => {
-            let rendered = creation.render(login.username, verifier, login.expires_at);
-            run_custom(transaction, &rendered).await?;
+            let rendered = creation.render(login.username, Some(verifier), login.expires_at);
+            run_custom(transaction, &rendered, MayPass::Retry).await?;
             let exists = "SELECT FROM pg_roles WHERE rolname = $1";
             let found = transaction.query_opt(exists, &[&login.username]).await?;
             found.ok_or_else(not_created)?;
@@ -161,12 +173,12 @@ async fn create(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Opti
             .batch_execute(&format!("GRANT {group} TO {name}{options}"))
             .await?;
     }
-    check_created(transaction, login).await.map(Some)
+    check(transaction, login).await.map(Some)
 }
 
-/// The login exists, can log in, has the right end and nothing that would make it more than a
-/// login. Returns its OID.
-async fn check_created(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<u32, Refusal> {
+/// After custom statements: the login exists, can log in, has the right end and nothing that would
+/// make it more than a login. Returns its OID.
+async fn check(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<u32, Refusal> {
     let row = transaction
         .query_opt(
             "SELECT oid, rolcanlogin, rolvaliduntil = $2,
@@ -186,7 +198,7 @@ async fn check_created(transaction: &Transaction<'_>, login: &Login<'_>) -> Resu
         return Err(not_created());
     };
     let reason = if !row.get::<_, bool>(1) {
-        "the creation statements made no LOGIN role".to_owned()
+        "the statements made no LOGIN role".to_owned()
     } else if row.get::<_, Option<bool>>(2) != Some(true) {
         "VALID UNTIL was not kept".to_owned()
     } else if let Some(role) = row.get::<_, Option<&str>>(3) {
@@ -222,6 +234,14 @@ async fn reset_password(
 
 async fn renew(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Option<u32>, Refusal> {
     let oid = own(transaction, login).await?.ok_or_else(gone)?;
+    let custom = login.upkeep.renewal.as_ref();
+    if let Some(statements) = custom {
+        let rendered = statements.render(login.username, None, login.expires_at);
+        run_custom(transaction, &rendered, MayPass::Retry)
+            .await
+            .map_err(|refusal| refusal.of("renew_statements"))?;
+        own(transaction, login).await?.ok_or_else(gone)?;
+    }
     transaction
         .batch_execute(&format!(
             "ALTER ROLE {} VALID UNTIL {}",
@@ -229,6 +249,9 @@ async fn renew(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Optio
             escape_literal(&login.expires_at.to_string())
         ))
         .await?;
+    if custom.is_some() {
+        check(transaction, login).await?;
+    }
     Ok(Some(oid))
 }
 
@@ -249,12 +272,40 @@ async fn drop_login(
     transaction: &Transaction<'_>,
     login: &Login<'_>,
 ) -> Result<Option<u32>, Refusal> {
-    if own(transaction, login).await?.is_some() {
+    let name = escape_identifier(login.username);
+    let mut left = own(transaction, login).await?;
+    if let (Some(_), Some(statements)) = (left, &login.upkeep.revocation) {
+        join(transaction, login).await?;
+        let rendered = statements.render(login.username, None, login.expires_at);
+        // Until they succeed the login must be kept from logging in.
+        run_custom(transaction, &rendered, MayPass::Refuse)
+            .await
+            .map_err(|refusal| refusal.of("revocation_statements"))?;
+        left = own(transaction, login).await?;
+    }
+    if left.is_some() {
         transaction
-            .batch_execute(&format!("DROP ROLE {}", escape_identifier(login.username)))
+            .batch_execute(&format!("DROP ROLE {name}"))
             .await?;
     }
     Ok(None)
+}
+
+/// Makes keycard's user a member of the login until that is dropped: DROP OWNED and REASSIGN OWNED,
+/// which revocation statements are likely to hold, ask for that of all but superusers.
+async fn join(
+    transaction: &Transaction<'_>,
+    login: &Login<'_>,
+) -> Result<(), tokio_postgres::Error> {
+    let inherit = if server_version(transaction).await? >= 160_000 {
+        " WITH INHERIT TRUE, SET TRUE"
+    } else {
+        ""
+    };
+    let name = escape_identifier(login.username);
+    transaction
+        .batch_execute(&format!("GRANT {name} TO CURRENT_USER{inherit}"))
+        .await
 }
 
 fn not_created() -> Refusal {

@@ -13,4 +13,4 @@ pub use name::username;
 pub use password::{SCRAM_ITERATIONS, generate as generate_password, scram_verifier};
 pub use setup::setup_sql;
 pub use sqlstate::{describe, disposition};
-pub use template::{Creation, Template};
+pub use template::{Statements, Template, Upkeep};

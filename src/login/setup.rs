@@ -3,9 +3,9 @@
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 /// The script for one database, plain SQL for any client. `groups` are the roles that keycard may
-/// grant, `admin` its own user.
+/// grant, `admin` its own user, `services` who will use the queue in this database.
 #[must_use]
-pub fn setup_sql(dbname: &str, admin: &str, groups: &[&str]) -> String {
+pub fn setup_sql(dbname: &str, admin: &str, groups: &[&str], services: &[&str]) -> String {
     let admin_name = escape_identifier(admin);
     let admin_text = escape_literal(admin);
     let database = escape_identifier(dbname);
@@ -28,7 +28,7 @@ GRANT CONNECT ON DATABASE {database} TO {admin_name};
 -- 2. Ending the sessions of a login that is revoked.
 GRANT pg_signal_backend TO {admin_name};
 
--- 3. The ledger's schema, which nobody else may use.
+-- 3. The schema of keycard's tables, which nobody else may use.
 DO $keycard$ BEGIN
     IF to_regnamespace('keycard') IS NULL THEN
         GRANT {admin_name} TO CURRENT_USER;
@@ -62,5 +62,19 @@ DO $keycard$ BEGIN
     script.push_str(
         "\n-- 5. Set its password so that it appears in no log: in psql with \\password.\n",
     );
+    if !services.is_empty() {
+        script.push_str(
+            r"
+-- 6. Services and operators use the queue in this database, each as a role of its own. Those that
+--    are not there yet are made like this, and given a password with \password. The worker itself
+--    lets them in, within a minute.
+",
+        );
+        for service in services {
+            script.push_str("--    CREATE ROLE ");
+            script.push_str(&escape_identifier(service));
+            script.push_str(" LOGIN;\n");
+        }
+    }
     script
 }

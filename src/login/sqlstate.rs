@@ -74,6 +74,7 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
         SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
         SqlState::UNDEFINED_OBJECT,
         SqlState::UNDEFINED_TABLE,
+        SqlState::UNDEFINED_FUNCTION,
         SqlState::INVALID_SCHEMA_NAME,
         SqlState::INVALID_CATALOG_NAME,
         SqlState::INVALID_PASSWORD,

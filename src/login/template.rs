@@ -1,4 +1,4 @@
-//! How a role's logins are made: groups, or Vault's creation statements.
+//! How a role's logins are made, renewed and revoked: groups, or statements as in Vault.
 
 use std::num::NonZeroU32;
 
@@ -8,7 +8,9 @@ use jiff::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     /// Custom statements; without them keycard's own CREATE ROLE.
-    pub creation: Option<Creation>,
+    pub creation: Option<Statements>,
+    /// How the login is renewed and revoked.
+    pub upkeep: Upkeep,
     /// NOLOGIN roles whose privileges the login inherits, sorted by name.
     pub groups: Vec<String>,
     /// Most sessions at a time; Postgres sets no limit when absent.
@@ -17,17 +19,35 @@ pub struct Template {
     pub scram_iterations: NonZeroU32,
 }
 
-/// Vault's `creation_statements`, with `{{name}}`, `{{username}}`, `{{password}}` and
-/// `{{expiration}}` in exactly this spelling.
+/// How a login is renewed and revoked where its role says so. The ledger records it when the login
+/// is created, so that a lease ends as it was meant to, whatever becomes of its role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Run instead of keycard's own ALTER ROLE.
+    pub renewal: Option<Statements>,
+    /// Run before keycard drops what is left.
+    pub revocation: Option<Statements>,
+}
+
+impl Upkeep {
+    /// Whether it is all left to keycard.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Statements of a role, with `{{name}}`, `{{username}}`, `{{expiration}}` and, where a login is
+/// created, `{{password}}` in exactly this spelling.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Creation {
+pub enum Statements {
     /// One command each, by the extended protocol; without the semicolon at its end.
     Each(Vec<String>),
     /// Several commands in one string, which Postgres itself takes apart.
     Script(String),
 }
 
-impl Creation {
+impl Statements {
     /// The texts in their order.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         match self {
@@ -38,15 +58,24 @@ impl Creation {
         .map(String::as_str)
     }
 
-    /// The SQL to run. The values hold no quote, backslash or brace, so they cannot leave their
-    /// literal.
-    pub(super) fn render(&self, username: &str, verifier: &str, expires_at: Timestamp) -> Self {
+    /// The SQL to run, with a verifier where a login is created. The values hold no quote, backslash
+    /// or brace, so they cannot leave their literal.
+    pub(super) fn render(
+        &self,
+        username: &str,
+        verifier: Option<&str>,
+        expires_at: Timestamp,
+    ) -> Self {
         let expiration = expires_at.to_string();
         let fill = |text: &String| {
-            text.replace("{{name}}", username)
+            let filled = text
+                .replace("{{name}}", username)
                 .replace("{{username}}", username)
-                .replace("{{password}}", verifier)
-                .replace("{{expiration}}", &expiration)
+                .replace("{{expiration}}", &expiration);
+            match verifier {
+                Some(verifier) => filled.replace("{{password}}", verifier),
+                None => filled,
+            }
         };
         match self {
             Self::Each(texts) => Self::Each(texts.iter().map(fill).collect()),
@@ -62,14 +91,14 @@ mod tests {
     #[test]
     fn every_placeholder_is_filled_and_others_are_left_alone() {
         let text = r#"CREATE ROLE "{{name}}" PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' -- {{other}} {{username}}"#;
-        let rendered = Creation::Script(text.to_owned()).render(
+        let rendered = Statements::Script(text.to_owned()).render(
             "kc_a",
-            "SCRAM-SHA-256$1:c2FsdA==$a:b",
+            Some("SCRAM-SHA-256$1:c2FsdA==$a:b"),
             "2026-01-01T00:00:00Z".parse().unwrap(),
         );
         assert_eq!(
             rendered,
-            Creation::Script(
+            Statements::Script(
                 r#"CREATE ROLE "kc_a" PASSWORD 'SCRAM-SHA-256$1:c2FsdA==$a:b' VALID UNTIL '2026-01-01T00:00:00Z' -- {{other}} kc_a"#
                     .to_owned()
             )

@@ -3,6 +3,8 @@
 //! Every adapter passes the conformance suite in tests/it/queue.rs.
 
 pub mod amqp;
+mod outage;
+pub mod postgres;
 
 use std::time::Duration;
 
@@ -52,6 +54,61 @@ pub trait Queue: Send + Sync {
     async fn shut_down(&self);
 }
 
+/// A requester's side of the queue: what the command line does as any service would, with a user of
+/// its own.
+#[async_trait]
+pub trait Requesting: Send + Sync {
+    /// Publishes `command` for a lane and waits for the answer to it; the same command is published
+    /// again when none comes, which the same id makes harmless.
+    ///
+    /// # Errors
+    /// When the queue cannot be reached or refuses, or no answer came within half a minute.
+    async fn ask(&self, lane: Lane, command: &[u8]) -> Result<Vec<u8>, QueueError>;
+}
+
+/// The operation of [`Requesting::ask`] from when on the command may be under way.
+pub const ANSWER: &str = "get an answer";
+
+/// The dead letters, as an operator handles them with a user of their own.
+#[async_trait]
+pub trait DeadLetters: Send + Sync {
+    /// All of them or `letters_max`, oldest first; they stay where they are. Which are left out, if
+    /// there are more, is the adapter's choice.
+    ///
+    /// # Errors
+    /// When the queue cannot be reached or refuses.
+    async fn list(&self, letters_max: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
+    /// Hands one over again, as from its original sender. `false` when there is none of this id.
+    ///
+    /// # Errors
+    /// As for [`DeadLetters::list`].
+    async fn requeue(&self, id: &str) -> Result<bool, QueueError>;
+
+    /// Removes one for good. `false` when there is none of this id.
+    ///
+    /// # Errors
+    /// As for [`DeadLetters::list`].
+    async fn discard(&self, id: &str) -> Result<bool, QueueError>;
+}
+
+/// A message that could not be processed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Names it for as long as it is kept.
+    pub id: String,
+    /// Where it came from, if that is known.
+    pub lane: Option<Lane>,
+    /// Who published it.
+    pub sender: Sender,
+    /// Why it could not be processed.
+    pub reason: String,
+    /// When it was given up, if that is known.
+    pub at: Option<jiff::Timestamp>,
+    /// The event, as it came.
+    pub body: Vec<u8>,
+}
+
 /// What a delivery is about; none starves another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
@@ -66,6 +123,22 @@ pub enum Lane {
 impl Lane {
     /// Every lane.
     pub const ALL: [Self; 3] = [Self::Requests, Self::Leases, Self::Expiry];
+
+    /// Its name, in what travels and in SQL.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Leases => "leases",
+            Self::Expiry => "expiry",
+        }
+    }
+
+    /// The lane of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.name() == name)
+    }
 }
 
 /// One message for the worker.

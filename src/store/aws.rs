@@ -27,7 +27,7 @@ use super::{SecretStore, StoreError, Stored};
 use crate::fault::Disposition;
 
 /// The store's kind in the configuration and in `issued` events.
-const KIND: &str = "aws-secrets-manager";
+pub const KIND: &str = "aws-secrets-manager";
 
 /// `CreateSecret` and `DeleteSecret` each have a quota of 50 a second per account and region. The
 /// rest is for retries and for whoever else uses the account; several workers share by being throttled.
@@ -161,8 +161,19 @@ impl SecretStore for AwsSecretsManager {
 /// or a name: the string `password` of a JSON object, as RDS writes it, or else the whole value.
 ///
 /// # Errors
-/// [`Disposition::Retry`] while it cannot be read; [`Disposition::Reject`] when it is no text.
+/// As for [`read_value`].
 pub async fn read_secret(
+    environment: &SdkConfig,
+    secret_id: &str,
+) -> Result<SecretString, StoreError> {
+    read_value(environment, secret_id).await.map(password_of)
+}
+
+/// Reads a secret's value, as a client does, by its ARN (whose region then counts) or its name.
+///
+/// # Errors
+/// [`Disposition::Retry`] while it cannot be read; [`Disposition::Reject`] when it is no text.
+pub async fn read_value(
     environment: &SdkConfig,
     secret_id: &str,
 ) -> Result<SecretString, StoreError> {
@@ -175,10 +186,10 @@ pub async fn read_secret(
     let value = answer.secret_string.ok_or_else(|| StoreError {
         operation: "read",
         locator: secret_id.to_owned(),
-        problem: "it holds binary data; a password has to be a text".to_owned(),
+        problem: "it holds binary data; keycard reads texts".to_owned(),
         disposition: Disposition::Reject,
     })?;
-    Ok(password_of(value))
+    Ok(SecretString::from(value))
 }
 
 /// The region in an ARN of a secret.
@@ -188,13 +199,12 @@ fn region_of(secret_id: &str) -> Option<Region> {
 }
 
 /// The `password` of a JSON object, or else the whole value.
-fn password_of(value: String) -> SecretString {
+fn password_of(value: SecretString) -> SecretString {
     #[derive(Deserialize)]
     struct WithPassword {
         password: String,
     }
 
-    let value = SecretString::from(value);
     let text = value.expose_secret();
     // The parser would take an array for the struct's fields, too.
     if text.trim_start().starts_with('{')
@@ -355,7 +365,7 @@ mod tests {
             (r#"["x"]"#, r#"["x"]"#),
             ("{not json", "{not json"),
         ] {
-            assert_eq!(password_of(value.to_owned()).expose_secret(), password);
+            assert_eq!(password_of(value.into()).expose_secret(), password);
         }
     }
 

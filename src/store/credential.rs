@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::lease::Lease;
 
@@ -101,6 +101,36 @@ impl Credential {
         debug_assert!(json.len() <= capacity);
         SecretString::from(str::from_utf8(&json).expect("JSON is UTF-8"))
     }
+
+    /// Reads what [`Credential::to_secret`] wrote; fields that later versions add are let pass.
+    /// `None` for anything else: what exactly is wrong with it could quote the password.
+    #[must_use]
+    pub fn from_secret(secret: &SecretString) -> Option<Self> {
+        /// Lives only in here, as above.
+        #[derive(Deserialize)]
+        struct Value {
+            host: String,
+            port: u16,
+            username: String,
+            password: String,
+            dbname: String,
+            ssl: bool,
+            lease_id: String,
+            expires_at: Timestamp,
+        }
+
+        let value: Value = serde_json::from_str(secret.expose_secret()).ok()?;
+        Some(Self {
+            host: value.host,
+            port: value.port,
+            username: value.username,
+            password: SecretString::from(value.password),
+            dbname: value.dbname,
+            ssl: value.ssl,
+            lease_id: value.lease_id,
+            expires_at: value.expires_at,
+        })
+    }
 }
 
 /// The tags of a lease's secret, by which operators find it and reconciliation knows it as its own.
@@ -158,6 +188,15 @@ mod tests {
                 "expires_at": "2026-01-02T03:04:05Z",
             })
         );
+    }
+
+    #[test]
+    fn a_client_reads_what_the_worker_wrote() {
+        let secret = credential().to_secret();
+        let read = Credential::from_secret(&secret).unwrap();
+        assert_eq!(read.password.expose_secret(), CANARY);
+        assert_eq!(read.to_secret().expose_secret(), secret.expose_secret());
+        assert!(Credential::from_secret(&"{}".into()).is_none());
     }
 
     #[test]

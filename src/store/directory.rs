@@ -21,9 +21,10 @@ use self::disk::{
     Kind, Trouble, create_directory, io, kind_of, lock, remove_file, sync, write_new,
 };
 use super::{SecretStore, StoreError, Stored};
+use crate::fault::Disposition;
 
 /// The store's kind in the configuration and in `issued` events.
-const KIND: &str = "directory";
+pub const KIND: &str = "directory";
 
 /// Held while anything below the root changes, by any process. No segment of a locator begins with
 /// a dot, so neither this nor the names of [`Files`] can be a secret's.
@@ -126,6 +127,25 @@ impl SecretStore for Directory {
     async fn delete(&self, locator: &str) -> Result<(), StoreError> {
         self.exclusively("delete", locator, delete).await
     }
+}
+
+/// Reads a secret's file, as a client does.
+///
+/// # Errors
+/// What the operating system said, and who may read it.
+pub fn read(path: &str) -> Result<SecretString, StoreError> {
+    fs::read_to_string(path)
+        .map(SecretString::from)
+        .map_err(|error| StoreError {
+            operation: "read",
+            locator: path.to_owned(),
+            problem: format!(
+                "{error}; such files are on the worker's host or volume and only for the worker's \
+                 own user: run this there as that user, or use a store that services can read, such \
+                 as aws-secrets-manager"
+            ),
+            disposition: Disposition::Reject,
+        })
 }
 
 /// A locator, found to be harmless as a path.

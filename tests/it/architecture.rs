@@ -105,6 +105,8 @@ fn adapters_do_not_know_each_other() {
     let siblings = [
         ("src/store/aws", "directory"),
         ("src/store/directory", "aws"),
+        ("src/queue/amqp", "postgres"),
+        ("src/queue/postgres", "amqp"),
     ];
     for (module, path, text) in sources() {
         let path = path.to_string_lossy();

@@ -1,18 +1,28 @@
-//! Who may do what: the broker's validated user decides, and nothing that a sender writes.
+//! Who may do what: the user that the queue has validated decides, and nothing that a sender writes.
 
-mod forgery;
+mod amqp;
 mod neighbours;
 
-use lapin::BasicProperties;
 use serde_json::json;
 
-use crate::support::broker::{Administrator, DirectReply};
 use crate::support::client::{SOON, fresh_id};
-use crate::support::site::Site;
+use crate::support::site::{Site, Wishes};
+
+/// Whoever may ask for anything may write into the queue.
+const MALLORYS: &str = r#"
+[roles.mallorys]
+database = "app"
+groups = ["GROUP"]
+requesters = ["mallory"]
+"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_for_others_is_denied_like_one_that_does_not_exist() {
-    let site = Site::usual().await;
+    let site = Site::new(Wishes {
+        sections: MALLORYS.to_owned(),
+        ..Wishes::default()
+    })
+    .await;
     let _worker = site.worker().await;
     let mallory = site.client("mallory").await;
     let mut denials = Vec::new();
@@ -47,43 +57,6 @@ async fn a_role_for_others_is_denied_like_one_that_does_not_exist() {
     assert_eq!(existing, missing);
     assert_eq!(site.rows().await, (0, 0));
     site.assert_live(0).await;
-    site.assert_no_dead_letters().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn without_a_validated_user_nothing_happens_and_a_direct_reply_says_so() {
-    let site = Site::usual().await;
-    let _worker = site.worker().await;
-    let orders = site.client("orders-svc").await;
-    let administrator = Administrator::of(&site).await;
-    let issued = orders.issued("app-role", None).await;
-    let request = orders.asking(&fresh_id(), "app-role");
-    let lease = json!({ "lease_id": issued["lease_id"] });
-    let revocation = orders.event(&fresh_id(), "lease.revoke.v1", lease);
-    let anonymous = BasicProperties::default().with_correlation_id("call 1".into());
-
-    let mut caller = DirectReply::of(&site, "orders-svc").await;
-    for (exchange, command) in [
-        ("keycard.requests", &request),
-        ("keycard.leases", &revocation),
-    ] {
-        let body = command.to_string();
-        orders
-            .publish(exchange, body.as_bytes(), BasicProperties::default())
-            .await;
-        let letter = administrator.dead_letter().await;
-        assert_eq!(letter.reason, "unauthenticated: the message has no user_id");
-        assert_eq!((&letter.requester, letter.body), (&None, body.into_bytes()));
-
-        let told = caller.call(exchange, command, anonymous.clone()).await;
-        assert_eq!(told.denial(), "unauthenticated");
-        assert_eq!(told.correlation_id.as_deref(), Some("call 1"));
-        assert_eq!(told.data()["request"]["id"], command["id"]);
-        administrator.dead_letter().await;
-    }
-    assert_eq!(orders.heard().len(), 1, "nothing but the lease");
-    assert_eq!(site.rows().await, (1, 1));
-    site.assert_live(1).await;
     site.assert_no_dead_letters().await;
 }
 
@@ -188,40 +161,5 @@ async fn somebody_elses_source_and_id_do_not_collide() {
     site.assert_live(2).await;
     site.assert_credentials_work([own.data(), others.data()])
         .await;
-    site.assert_no_dead_letters().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_direct_reply_brings_the_same_answer_with_the_callers_correlation_id() {
-    let site = Site::usual().await;
-    let _worker = site.worker().await;
-    let orders = site.client("orders-svc").await;
-    let mut caller = DirectReply::of(&site, "orders-svc").await;
-    let call = orders.properties().with_correlation_id("call 7".into());
-    let request = orders.asking(&fresh_id(), "app-role");
-    let id = request["id"].as_str().unwrap();
-    // A repetition is replied to as well.
-    for count in [1, 2] {
-        let reply = caller
-            .call("keycard.requests", &request, call.clone())
-            .await;
-        assert_eq!(reply.correlation_id.as_deref(), Some("call 7"));
-        let published = &orders.answers(id, count).await[count - 1];
-        assert_eq!(published.bytes, reply.bytes);
-        assert_eq!(published.correlation_id, reply.correlation_id);
-    }
-    let issued = orders.answers_to(id)[0].data().clone();
-    let lease = json!({ "lease_id": issued["lease_id"] });
-    let renewal = orders.event(&fresh_id(), "lease.renew.v1", lease.clone());
-    let reply = caller.call("keycard.leases", &renewal, call.clone()).await;
-    assert_eq!(reply.data()["generation"], 2);
-    let nonsense = orders.event(&fresh_id(), "lease.renew.v9", lease.clone());
-    let reply = caller.call("keycard.leases", &nonsense, call.clone()).await;
-    assert_eq!(reply.denial(), "unsupported_type");
-    Administrator::of(&site).await.dead_letter().await;
-    let revocation = orders.event(&fresh_id(), "lease.revoke.v1", lease);
-    let reply = caller.call("keycard.leases", &revocation, call).await;
-    assert_eq!(reply.data()["cause"], "requested");
-    site.assert_live(0).await;
     site.assert_no_dead_letters().await;
 }

@@ -76,7 +76,6 @@ fn a_wrong_configuration_is_reported_as_a_whole_with_remedies() {
                 "roles.app-role.database",
                 "roles.app-role.default_ttl",
                 "roles.app-role.requesters",
-                "store.path",
             ],
             "{stderr}"
         );
@@ -88,7 +87,7 @@ fn a_wrong_configuration_is_reported_as_a_whole_with_remedies() {
 #[test]
 fn a_right_configuration_is_checked_without_connecting() {
     let directory = TempDir::new().unwrap();
-    write(&directory, &super::readme::block());
+    write(&directory, &super::readme::block("prod"));
     let (code, stdout, stderr) = keycard(&directory, &["config", "check"]);
     assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(stdout.contains(r#"installation "prod""#), "{stdout}");
@@ -115,8 +114,7 @@ fn what_is_missing_or_misspelt_is_told_with_what_to_do() {
         (&["lease"], "Example:"),
         (&["config"], "Example:"),
         (&["setup-sql"], "--database <NAME>"),
-        (&["lease", "show"], "<LEASE_ID>"),
-        (&["lease", "show", "x"], "one looks like app-db."),
+        (&["lease", "show"], "<LEASE>"),
         (&["lease", "list", "--output", "yaml"], "table, json"),
         (&["lease", "list", "--limit", "0"], "not in 1.."),
         (&["--log-level", "loud", "worker"], "\"debug\""),
@@ -132,7 +130,7 @@ fn what_is_missing_or_misspelt_is_told_with_what_to_do() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("line 1, column "), "{stderr}");
 
-    write(&directory, &super::readme::block());
+    write(&directory, &super::readme::block("prod"));
     for (arguments, words) in [
         (
             &["setup-sql", "--database", "mydb"][..],
@@ -150,26 +148,13 @@ fn what_is_missing_or_misspelt_is_told_with_what_to_do() {
 }
 
 #[test]
-fn every_command_shows_an_example() {
+fn help_reads_well() {
     let directory = TempDir::new().unwrap();
-    let commands: [&[&str]; 9] = [
-        &[],
-        &["worker"],
-        &["config"],
-        &["config", "check"],
-        &["setup-sql"],
-        &["lease"],
-        &["lease", "list"],
-        &["lease", "show"],
-        &["request"],
-    ];
-    for command in commands {
+    for command in [&[][..], &["worker"], &["lease", "list"], &["run"]] {
         let arguments = [command, &["--help"]].concat();
         let (code, stdout, _) = keycard(&directory, &arguments);
         assert_eq!(code, Some(0), "{command:?}");
-        let example = stdout.split_once("Example:\n").map(|(_, example)| example);
-        let example = example.unwrap_or_else(|| panic!("{command:?}: {stdout}"));
-        assert!(example.trim_start().starts_with("keycard"), "{example}");
+        assert!(stdout.contains("Example:\n  keycard"), "{stdout}");
         assert!(!stdout.contains('`'), "{stdout}");
     }
     let (code, stdout, _) = keycard(&directory, &["--version"]);
@@ -178,8 +163,6 @@ fn every_command_shows_an_example() {
         stdout.trim(),
         concat!("keycard ", env!("CARGO_PKG_VERSION"))
     );
-    let (_, stdout, _) = keycard(&directory, &["--help"]);
-    assert!(stdout.contains("Exit codes: 0 done; 1 failed"), "{stdout}");
 }
 
 fn right(output: Output) -> String {

@@ -68,8 +68,11 @@ fn every_type_has_a_schema_and_several_examples() {
     let mut files = names_in(".");
     files.retain(|name| name.ends_with(".schema.json"));
     assert_eq!(files, schemas);
+    let mut folders = names_in("examples");
+    // The rest are services in other languages: `services.rs` runs them.
+    folders.retain(|name| name.starts_with("keycard."));
     assert_eq!(
-        names_in("examples"),
+        folders,
         wire::TYPES.map(str::to_owned).into(),
         "examples without a type, or a type without examples"
     );

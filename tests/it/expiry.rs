@@ -5,15 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use keycard::clock::{host_now, uuid_v7};
 use keycard::lease::{LeaseId, Requester};
+use keycard::queue::Lane;
 use keycard::wire::{Expire, Stamp};
-use lapin::BasicProperties;
-use lapin::options::BasicPublishOptions;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
-use crate::support::audit::{Queues, Secrets};
+use crate::support::audit::Secrets;
 use crate::support::client::{Client, SOON};
 use crate::support::eventually;
+use crate::support::queues::Queues;
 use crate::support::site::{Site, Wishes};
 
 /// How late a lease may end: a rung's slack and a busy machine.
@@ -49,10 +49,10 @@ async fn early_and_doubled_expiry_events_end_a_lease_on_time_and_once() {
     let expire = expiry_of(&site, &issued).await;
     let queues = Queues::of(&site).await;
     for _ in 0..5 {
-        publish(&queues, "keycard.expiry", &site, &expire).await;
+        wake(&queues, &site, &expire).await;
     }
     eventually("the early events were looked at", SOON, async || {
-        (queues.ready("keycard.expiry").await == 0).then_some(())
+        (queues.ready(Lane::Expiry).await == 0).then_some(())
     })
     .await;
     assert_eq!(valid_until(&site, &issued).await, Some(expire.due_at));
@@ -92,7 +92,7 @@ async fn sweep_and_expiry_events_at_once_end_a_lease_once() {
         ticks.tick().await;
         for event in events.iter().filter(|event| host_now() > event.due_at) {
             if host_now() > event.due_at + Duration::from_millis(1500) {
-                publish(&queues, "keycard.expiry", &site, event).await;
+                wake(&queues, &site, event).await;
             }
         }
     }
@@ -137,7 +137,7 @@ async fn an_expiry_event_for_a_lease_that_never_was_is_harmless() {
     )];
     let unknown = expire.lease_id.to_string();
     let queues = Queues::of(&site).await;
-    publish(&queues, "keycard.expiry", &site, &expire).await;
+    wake(&queues, &site, &expire).await;
     let revoked = orders.notice("lease.revoked.v1", &unknown, SOON).await;
     assert_eq!(revoked.data()["cause"], "missing");
     assert_eq!(Secrets::Files(&site).count(), 1);
@@ -158,10 +158,10 @@ async fn a_renewed_lease_outlives_its_first_expiry_event_however_late_that_comes
     let queues = Queues::of(&site).await;
     passes(first.due_at).await;
     for _ in 0..3 {
-        publish(&queues, "keycard.expiry", &site, &first).await;
+        wake(&queues, &site, &first).await;
     }
     eventually("the late events were looked at", SOON, async || {
-        (queues.ready("keycard.expiry").await == 0).then_some(())
+        (queues.ready(Lane::Expiry).await == 0).then_some(())
     })
     .await;
     // The renewed generation's own event still waits.
@@ -246,25 +246,13 @@ async fn expiry_of(site: &Site, issued: &Value) -> Expire {
     }
 }
 
-/// Publishes as the worker's own user does.
-async fn publish(queues: &Queues, queue: &str, site: &Site, expire: &Expire) {
+/// Sends it once more, as the worker does.
+async fn wake(queues: &Queues, site: &Site, expire: &Expire) {
     let stamp = Stamp {
         installation: &site.name,
         at: host_now(),
     };
-    let properties = BasicProperties::default()
-        .with_user_id("kc-worker".into())
-        .with_delivery_mode(2);
-    let options = BasicPublishOptions::default();
-    let body = expire.to_json(stamp);
-    let published = queues.channel.basic_publish(
-        "".into(),
-        queue.into(),
-        options,
-        body.as_bytes(),
-        properties,
-    );
-    published.await.unwrap().await.unwrap();
+    queues.wake(&expire.to_json(stamp)).await;
 }
 
 async fn valid_until(site: &Site, issued: &Value) -> Option<Timestamp> {
@@ -305,13 +293,13 @@ async fn ends_once(site: &Site, client: &Client, issued: &Value) {
     .await;
     let queues = Queues::of(site).await;
     eventually("no event is about to come", SOON, async || {
-        (queues.waiting_shortly().await == 0).then_some(())
+        (queues.waiting_within(5).await == 0).then_some(())
     })
     .await;
     let mut told = client.heard();
     told.retain(|heard| heard.kind() == "lease.revoked.v1" && heard.data()["lease_id"] == lease_id);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(queues.ready("keycard.dead-letters").await, 0);
+    queues.assert_no_dead_letters().await;
     assert_eq!(site.logins().await, 0);
     assert_eq!(Secrets::Files(site).count(), 0);
 }

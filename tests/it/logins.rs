@@ -1,24 +1,177 @@
-//! What a login is: its name, its privileges, and the statements that make it.
+//! What a login is: its name, its privileges, and the statements that make, renew and revoke it.
 
 mod groups;
 mod refused;
+mod renewal;
+mod revocation;
 mod statements;
 mod transactions;
+mod vault;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, Heard};
-use crate::support::site::Site;
+use crate::support::eventually;
+use crate::support::site::{Site, Worker};
 
 const CREATE: &str =
     r#"CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
 
 /// A role with creation statements: one text, or an array of them.
 fn role(name: &str, statements: &Value) -> String {
-    // Strings and arrays of strings look the same in TOML and JSON.
-    format!(
-        "\n[roles.{name}]\ndatabase = \"app\"\nrequesters = [\"orders-svc\"]\ncreation_statements = {statements}\n"
-    )
+    role_of(name, &json!({ "creation_statements": statements }))
+}
+
+/// A role with these keys.
+fn role_of(name: &str, keys: &Value) -> String {
+    let mut text = format!(
+        "\n[roles.{name}]\ndatabase = \"app\"\nrequesters = [\"orders-svc\"]\nmin_ttl = \"1s\"\n"
+    );
+    for (key, value) in keys.as_object().unwrap() {
+        // Strings, numbers and arrays of strings look the same in TOML and JSON.
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    text
+}
+
+/// A lease of one role, and who holds it.
+struct Guest {
+    site: Arc<Site>,
+    worker: Arc<Worker>,
+    orders: Client,
+    role: String,
+    lease_id: String,
+    username: String,
+    password: String,
+}
+
+impl Guest {
+    /// The guest of a role with these keys, in which `GROUP` is the site's group and `DBNAME` its
+    /// database. `prepare` is what a superuser does before; in it `ADMIN` is keycard's user.
+    async fn of(keys: Value, prepare: &str) -> Self {
+        let mut guests = Self::each(&[keys], prepare).await;
+        guests.remove(0)
+    }
+
+    /// One guest for each role, all at one site.
+    async fn each(roles: &[Value], prepare: &str) -> Vec<Self> {
+        let site = Site::usual().await;
+        for (number, keys) in roles.iter().enumerate() {
+            let role = role_of(&format!("guest-{number}"), keys);
+            site.configure(&role.replace("DBNAME", &site.dbname));
+        }
+        let prepare = prepare
+            .replace("ADMIN", &site.admin)
+            .replace("DBNAME", &site.dbname);
+        site.sql().await.batch_execute(&prepare).await.unwrap();
+        let (worker, site) = (Arc::new(site.worker().await), Arc::new(site));
+        let mut guests = Vec::new();
+        for number in 0..roles.len() {
+            let role = format!("guest-{number}");
+            guests.push(Self::arrive(&site, &worker, role).await);
+        }
+        guests
+    }
+
+    async fn arrive(site: &Arc<Site>, worker: &Arc<Worker>, role: String) -> Self {
+        let orders = site.client("orders-svc").await;
+        let issued = orders.issued(&role, Some(600)).await;
+        assert_usable(site, &issued).await;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Self {
+            site: Arc::clone(site),
+            worker: Arc::clone(worker),
+            role,
+            lease_id: text(&issued["lease_id"]),
+            username: text(&issued["username"]),
+            password: text(&Site::secret(&issued)["password"]),
+            orders,
+        }
+    }
+
+    /// The worker ends, the configuration is edited, and another worker begins.
+    async fn restarts(&mut self, edit: impl FnOnce(String) -> String) {
+        Arc::get_mut(&mut self.worker).unwrap().kill();
+        let config = std::fs::read_to_string(&self.site.config).unwrap();
+        std::fs::write(&self.site.config, edit(config)).unwrap();
+        self.worker = Arc::new(self.site.worker().await);
+    }
+
+    /// Its session.
+    async fn session(&self) -> tokio_postgres::Client {
+        let session = self.site.login(&self.username, &self.password);
+        session.await.unwrap()
+    }
+
+    /// What a superuser reads; `USERNAME` stands for the login.
+    async fn reads<T: for<'a> tokio_postgres::types::FromSql<'a>>(&self, query: &str) -> T {
+        let query = query.replace("USERNAME", &self.username);
+        let superuser = self.site.sql().await;
+        superuser.query_one(&query, &[]).await.unwrap().get(0)
+    }
+
+    /// What a superuser does; `USERNAME` stands for the login.
+    async fn superuser(&self, statements: &str) {
+        let statements = statements.replace("USERNAME", &self.username);
+        let superuser = self.site.sql().await;
+        superuser.batch_execute(&statements).await.unwrap();
+    }
+
+    /// Whether the login is in Postgres.
+    async fn exists(&self) -> bool {
+        self.reads("SELECT count(*) > 0 FROM pg_roles WHERE rolname = 'USERNAME'")
+            .await
+    }
+
+    /// The answer to a renewal.
+    async fn renewal(&self, ttl_seconds: i64) -> Heard {
+        let id = self.orders.renew(&self.lease_id, Some(ttl_seconds)).await;
+        self.orders.answer(&id).await
+    }
+
+    /// Revokes it, which must succeed.
+    async fn is_revoked(&self) {
+        let id = self.orders.revoke(&self.lease_id).await;
+        eventually("the lease is closed", 60, async || {
+            let shown = self.shown();
+            assert_eq!(shown["failures"], 0, "{shown:#}");
+            (shown["state"] == "closed").then_some(())
+        })
+        .await;
+        let answer = self.orders.answer(&id).await;
+        assert_eq!(answer.kind(), "lease.revoked.v1", "{}", answer.event);
+        assert!(!self.exists().await, "{}", self.role);
+    }
+
+    /// The lease as an operator sees it.
+    fn shown(&self) -> Value {
+        let shown = self
+            .site
+            .keycard(&["lease", "show", &self.lease_id, "--output", "json"]);
+        assert!(shown.status.success(), "{}", shown.stderr);
+        serde_json::from_str(&shown.stdout).unwrap()
+    }
+
+    /// Waits until a revocation has failed, and returns why.
+    async fn failure(&self) -> String {
+        let shown = eventually("a failed revocation", 60, async || {
+            Some(self.shown()).filter(|shown| shown["failures"].as_u64() >= Some(1))
+        });
+        shown.await["last_failure"].as_str().unwrap().to_owned()
+    }
+
+    /// Disabled, with nobody in it.
+    async fn is_disabled(&self) -> bool {
+        self.reads(
+            "SELECT NOT rolcanlogin AND rolvaliduntil = '-infinity'
+                AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE usesysid = r.oid)
+             FROM pg_roles r WHERE rolname = 'USERNAME'",
+        )
+        .await
+    }
 }
 
 /// A site with further roles of such statements.

@@ -3,15 +3,16 @@
 
 use serde_json::{Value, json};
 
-use crate::support::broker::Administrator;
 use crate::support::client::{Client, fresh_id};
+use crate::support::queues::Queues;
+use crate::support::services::QueueKind;
 use crate::support::site::Site;
 
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What is published where, the beginning of the reason, and whether the sender can be answered.
 struct Poison {
-    exchange: &'static str,
+    lane: &'static str,
     body: Vec<u8>,
     reason: &'static str,
     /// The id that the answer names.
@@ -19,19 +20,19 @@ struct Poison {
 }
 
 impl Poison {
-    fn unnamed(exchange: &'static str, body: impl Into<Vec<u8>>, reason: &'static str) -> Self {
+    fn unnamed(lane: &'static str, body: impl Into<Vec<u8>>, reason: &'static str) -> Self {
         Self {
-            exchange,
+            lane,
             body: body.into(),
             reason,
             answered: None,
         }
     }
 
-    fn named(exchange: &'static str, command: &Value, reason: &'static str) -> Self {
+    fn named(lane: &'static str, command: &Value, reason: &'static str) -> Self {
         Self {
             answered: Some(command["id"].as_str().unwrap().to_owned()),
-            ..Self::unnamed(exchange, command.to_string(), reason)
+            ..Self::unnamed(lane, command.to_string(), reason)
         }
     }
 }
@@ -42,14 +43,11 @@ async fn assert_parked(poisons: impl AsyncFnOnce(&Client) -> Vec<Poison>) {
     let site = Site::usual().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let administrator = Administrator::of(&site).await;
+    let queues = Queues::of(&site).await;
     let mut heard = 0;
     for poison in poisons(&orders).await {
-        let exchange = format!("keycard.{}", poison.exchange);
-        orders
-            .publish(&exchange, &poison.body, orders.properties())
-            .await;
-        let letter = administrator.dead_letter().await;
+        orders.publish(poison.lane, &poison.body).await;
+        let letter = queues.dead_letter().await;
         let said = String::from_utf8_lossy(&poison.body[..poison.body.len().min(300)]);
         assert!(
             letter.reason.starts_with(poison.reason),
@@ -98,7 +96,7 @@ async fn what_is_no_json_object_is_parked_without_an_answer() {
         .into_iter()
         .flat_map(|body| {
             ["requests", "leases"]
-                .map(|exchange| Poison::unnamed(exchange, body, "invalid_event: the body is "))
+                .map(|lane| Poison::unnamed(lane, body, "invalid_event: the body is "))
         })
         .collect()
     })
@@ -123,8 +121,8 @@ async fn what_is_not_taken_here_is_parked_and_answered() {
             ("leases", "lease.renew.v2", &lease),
             ("leases", "lease.expire.v1", &lease),
         ]
-        .map(|(exchange, kind, data)| {
-            Poison::named(exchange, &of_type(kind, data), "unsupported_type: `type` ")
+        .map(|(lane, kind, data)| {
+            Poison::named(lane, &of_type(kind, data), "unsupported_type: `type` ")
         })
         .into()
     })
@@ -187,26 +185,27 @@ async fn one_byte_too_much_is_parked_unread_and_64_kib_are_taken() {
     let site = Site::usual().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let administrator = Administrator::of(&site).await;
+    let queues = Queues::of(&site).await;
     let padded = |id: &str, length: usize| {
         let mut body = orders.asking(id, "app-role").to_string().into_bytes();
         body.resize(length, b' ');
         body
     };
     let id = fresh_id();
-    for length in [BODY_BYTES_MAX + 1, 4 << 20] {
+    let too_long: &[usize] = match site.queue {
+        QueueKind::Amqp(_) => &[BODY_BYTES_MAX + 1, 4 << 20],
+        // Refused to its sender.
+        QueueKind::Postgres => &[],
+    };
+    for &length in too_long {
         let body = padded(&id, length);
-        orders
-            .publish("keycard.requests", &body, orders.properties())
-            .await;
-        let letter = administrator.dead_letter().await;
+        orders.publish("requests", &body).await;
+        let letter = queues.dead_letter().await;
         let reason = format!("invalid_event: the body has {length} bytes; send at most 65536");
         assert_eq!(letter.reason, reason);
     }
     let body = padded(&id, BODY_BYTES_MAX);
-    orders
-        .publish("keycard.requests", &body, orders.properties())
-        .await;
+    orders.publish("requests", &body).await;
     orders.answer(&id).await.lease_id();
     assert_eq!(orders.heard().len(), 1);
     site.assert_live(1).await;

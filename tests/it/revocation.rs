@@ -143,15 +143,15 @@ async fn an_owner_revokes_and_its_sessions_end() {
 async fn an_operator_revokes_in_the_middle_of_a_transaction() {
     let guest = Guest::new().await;
     let operator = guest.site.client("platform-ops").await;
-    let mallory = guest.site.client("mallory").await;
+    let billing = guest.site.client("billing-svc").await;
     guest
         .session
         .batch_execute("BEGIN; INSERT INTO orders VALUES (7)")
         .await
         .unwrap();
 
-    let forbidden = mallory.revoke(&guest.lease_id).await;
-    let denial = mallory.answer(&forbidden).await;
+    let forbidden = billing.revoke(&guest.lease_id).await;
+    let denial = billing.answer(&forbidden).await;
     assert_eq!(denial.data()["code"], "lease_unknown");
     let id = operator.revoke(&guest.lease_id).await;
     let answer = operator.answer(&id).await;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use keycard::clock::monotonic_now;
+use keycard::queue::Lane;
 
-use crate::support::audit::{Queues, Secrets, all_is_well};
+use crate::support::audit::{Secrets, all_is_well};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::gate::Gate;
+use crate::support::queues::Queues;
 use crate::support::secrets_manager::FakeSecretsManager;
 use crate::support::site::{Site, StoreKind, Wishes};
 use crate::support::steady::Steady;
@@ -72,17 +74,9 @@ async fn a_store_that_hangs_does_not_outlast_the_grace_period() {
     assert!(worker.log().contains("some work did not finish in time"));
     let queues = Queues::of(&site).await;
     eventually("the request is handed back", SOON, async || {
-        (queues.ready("keycard.requests").await == 1).then_some(())
+        (queues.ready(Lane::Requests).await == 1).then_some(())
     })
     .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_waits_for_its_broker_ends_at_once() {
-    let site = Site::usual().await;
-    let gate = Gate::closed(&site.rabbitmq.host, site.rabbitmq.port);
-    let url = format!("amqp://kc-worker@127.0.0.1:{}/{}", gate.port, site.vhost);
-    ends_at_once(&site, ("KEYCARD_QUEUE__URL", &url), "out of reach").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,5 +120,20 @@ async fn ends_at_once(site: &Site, variable: (&str, &str), waits: &str) {
         worker.signal(signal);
         assert_eq!(worker.exit(SOON).await.code(), Some(0), "SIG{signal}");
         assert!(asked.elapsed() < AT_ONCE, "SIG{signal}");
+    }
+}
+
+mod amqp {
+    use super::ends_at_once;
+    use crate::support::gate::Gate;
+    use crate::support::site::Site;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_waits_for_its_broker_ends_at_once() {
+        let site = Site::on_rabbitmq().await;
+        let rabbitmq = site.rabbitmq();
+        let gate = Gate::closed(&rabbitmq.host, rabbitmq.port);
+        let url = format!("amqp://kc-worker@127.0.0.1:{}/{}", gate.port, site.vhost);
+        ends_at_once(&site, ("KEYCARD_QUEUE__URL", &url), "out of reach").await;
     }
 }

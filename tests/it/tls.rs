@@ -1,5 +1,7 @@
 //! TLS to the broker and to Postgres, with authorities of one's own.
 
+mod amqp;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -7,11 +9,11 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
+use crate::services::with_python;
 use crate::support::client::SOON;
 use crate::support::eventually;
-use crate::support::servers::{
-    Postgres, RabbitMq, Tls, postgres_version, shared_postgres, shared_rabbitmq,
-};
+use crate::support::servers::{Postgres, RabbitMq, Tls, postgres_version, shared_postgres};
+use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes, Worker};
 
 /// A private authority, and what it has signed.
@@ -67,11 +69,10 @@ impl Authority {
     }
 }
 
-/// Servers that speak TLS, and who vouches for them.
+/// A database that speaks TLS, and who vouches for it and for the broker.
 struct Trusted {
     authority: Authority,
     postgres: Postgres,
-    rabbitmq: RabbitMq,
 }
 
 fn trusted() -> &'static Trusted {
@@ -81,10 +82,22 @@ fn trusted() -> &'static Trusted {
         let version = postgres_version();
         Trusted {
             postgres: authority.start(|tls| Postgres::start(version, &[], Some(tls))),
-            rabbitmq: authority.start(|tls| RabbitMq::start(Some(tls))),
             authority,
         }
     })
+}
+
+/// A broker that speaks TLS, if this run is about brokers.
+fn trusted_queue() -> QueueKind {
+    match QueueKind::default() {
+        QueueKind::Amqp(_) => QueueKind::Amqp(trusted_broker()),
+        QueueKind::Postgres => QueueKind::Postgres,
+    }
+}
+
+fn trusted_broker() -> &'static RabbitMq {
+    static SHARED: OnceLock<RabbitMq> = OnceLock::new();
+    SHARED.get_or_init(|| trusted().authority.start(|tls| RabbitMq::start(Some(tls))))
 }
 
 /// A site on these servers, and how a worker reaches them by TLS.
@@ -98,10 +111,10 @@ const ADMIN_CANARY: &str = "canary-of-the-admin";
 const BROKER_CANARY: &str = "canary-of-the-broker";
 
 impl Secured {
-    async fn new(postgres: &'static Postgres, rabbitmq: &'static RabbitMq, ca: &Path) -> Self {
+    async fn new(postgres: &'static Postgres, queue: QueueKind, ca: &Path) -> Self {
         let site = Site::new(Wishes {
             postgres,
-            rabbitmq,
+            queue,
             ..Wishes::default()
         })
         .await;
@@ -109,20 +122,24 @@ impl Secured {
         let change = format!("ALTER ROLE {} PASSWORD '{ADMIN_CANARY}'", site.admin);
         sql.batch_execute(&change).await.unwrap();
         let ca = ca.to_str().unwrap().to_owned();
-        let port = rabbitmq.tls_port.unwrap_or(rabbitmq.port);
-        let user = format!("worker-{}", site.name);
-        rabbitmq.add_user(&user, BROKER_CANARY);
-        rabbitmq.set_permissions(&site.vhost, &user, ".*", ".*", ".*");
-        let variables = vec![
+        let mut variables = vec![
             ("DB_ADMIN_PASSWORD", ADMIN_CANARY.to_owned()),
-            ("BROKER_PASSWORD", BROKER_CANARY.to_owned()),
             ("KEYCARD_DATABASES__APP__CA_FILE", ca.clone()),
-            (
-                "KEYCARD_QUEUE__URL",
-                format!("amqps://{user}@127.0.0.1:{port}/{}", site.vhost),
-            ),
-            ("KEYCARD_QUEUE__CA_FILE", ca),
         ];
+        if let QueueKind::Amqp(rabbitmq) = queue {
+            let port = rabbitmq.tls_port.unwrap_or(rabbitmq.port);
+            let user = format!("worker-{}", site.name);
+            rabbitmq.add_user(&user, BROKER_CANARY);
+            rabbitmq.set_permissions(&site.vhost, &user, ".*", ".*", ".*");
+            variables.extend([
+                ("BROKER_PASSWORD", BROKER_CANARY.to_owned()),
+                (
+                    "KEYCARD_QUEUE__URL",
+                    format!("amqps://{user}@127.0.0.1:{port}/{}", site.vhost),
+                ),
+                ("KEYCARD_QUEUE__CA_FILE", ca),
+            ]);
+        }
         Self { site, variables }
     }
 
@@ -138,12 +155,6 @@ impl Secured {
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
         self.site.worker_unready(&variables)
-    }
-
-    /// The worker does not serve and says all of `words`.
-    async fn misses_its_broker(&self, words: &[&str]) {
-        let log = self.says(words).await;
-        assert!(!log.contains("keycard serves"));
     }
 
     /// The worker leaves the database alone and says all of `words`.
@@ -171,7 +182,7 @@ impl Secured {
 async fn a_credential_is_issued_over_tls_with_an_authority_of_ones_own() {
     let servers = trusted();
     let ca = servers.authority.certificate();
-    let secured = Secured::new(&servers.postgres, &servers.rabbitmq, &ca).await;
+    let secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
     let worker = secured.worker();
     worker.ready().await;
     let site = &secured.site;
@@ -197,45 +208,96 @@ async fn a_credential_is_issued_over_tls_with_an_authority_of_ones_own() {
     assert!(encrypted > 0);
 }
 
+/// libpq takes the authority from its own variable.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_broker_of_an_unknown_authority_is_not_spoken_to() {
+async fn a_command_speaks_tls_with_an_authority_of_ones_own() {
     let servers = trusted();
     let ca = servers.authority.certificate();
-    let mut secured = Secured::new(&servers.postgres, &servers.rabbitmq, &ca).await;
+    let secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
+    let worker = secured.worker();
+    worker.ready().await;
+    let site = &secured.site;
+    let url = match site.queue {
+        QueueKind::Amqp(rabbitmq) => {
+            let port = rabbitmq.tls_port.unwrap();
+            format!("amqps://orders-svc@127.0.0.1:{port}/{}", site.vhost)
+        }
+        QueueKind::Postgres => site.client_url("orders-svc"),
+    };
+    site.configure(&format!(
+        "[client]\nurl = {url:?}\npassword = {{ env = \"MY_PASSWORD\" }}\nca_file = {ca:?}\n"
+    ));
+    let encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    let mut command = site.command(&["run", "app-role", "--", "psql", "-Atc", encrypted]);
+    command
+        .env("MY_PASSWORD", "orders-svc")
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", site.path());
+    let unknown = command.output().unwrap();
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(said.contains("root certificate file"), "{said}");
+    let known = command.env("PGSSLROOTCERT", &ca).output().unwrap();
+    let said = String::from_utf8(known.stderr).unwrap();
+    assert_eq!(String::from_utf8(known.stdout).unwrap(), "t\n", "{said}");
+}
+
+/// The short service as well looks whom it gives its password.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_service_verifies_its_database() {
+    let servers = trusted();
+    let ca = servers.authority.certificate();
+    let secured = Secured::new(&servers.postgres, QueueKind::Postgres, &ca).await;
+    let worker = secured.worker();
+    worker.ready().await;
+    let site = &secured.site;
+    let url = site.client_url("orders-svc");
+    let url = url.replace("orders-svc@", "orders-svc:orders-svc@") + "?sslmode=disable";
+    let mut service = with_python("embedded.py");
+    service.env("QUEUE_URL", url).env("ROLE", "app-role");
+    let known = service.env("PGSSLROOTCERT", &ca).output().unwrap();
+    assert!(known.status.success(), "{known:?}");
     let stranger = Authority::for_hosts(&["127.0.0.1"]);
-    let other = stranger.certificate();
-    secured.set("KEYCARD_QUEUE__CA_FILE", other.to_str().unwrap());
-    secured
-        .misses_its_broker(&["RabbitMQ is out of reach", "UnknownIssuer"])
-        .await;
+    service.env("PGSSLROOTCERT", stranger.certificate());
+    let unknown = service.output().unwrap();
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(said.contains("certificate verify failed"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_an_unknown_authority_is_not_spoken_to() {
     let servers = trusted();
     let ca = servers.authority.certificate();
-    let mut secured = Secured::new(&servers.postgres, &servers.rabbitmq, &ca).await;
+    let mut secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
     let stranger = Authority::for_hosts(&["127.0.0.1"]);
     let other = stranger.certificate();
     secured.set("KEYCARD_DATABASES__APP__CA_FILE", other.to_str().unwrap());
     secured
-        .misses_its_database(&["a database cannot be used yet", "UnknownIssuer"])
+        .misses_its_database(&[
+            "a database cannot be used yet",
+            "UnknownIssuer",
+            "in ca_file the authority that signed it",
+        ])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_the_certificate_of_another_host_is_not_spoken_to() {
-    let servers = trusted();
     let elsewhere = Authority::for_hosts(&["db.example.com"]);
     let version = postgres_version();
     let postgres = elsewhere.start(|tls| Postgres::start(version, &[], Some(tls)));
     let postgres: &'static Postgres = Box::leak(Box::new(postgres));
     let ca = elsewhere.certificate();
-    let mut secured = Secured::new(postgres, &servers.rabbitmq, &ca).await;
-    let broker_ca = servers.authority.certificate();
-    secured.set("KEYCARD_QUEUE__CA_FILE", broker_ca.to_str().unwrap());
+    let mut secured = Secured::new(postgres, trusted_queue(), &ca).await;
+    if let QueueKind::Amqp(_) = secured.site.queue {
+        let broker_ca = trusted().authority.certificate();
+        secured.set("KEYCARD_QUEUE__CA_FILE", broker_ca.to_str().unwrap());
+    }
     secured
-        .misses_its_database(&["a database cannot be used yet", "not valid for name"])
+        .misses_its_database(&[
+            "a database cannot be used yet",
+            "not valid for name",
+            "name the host as in the server's certificate",
+        ])
         .await;
 }
 
@@ -244,22 +306,11 @@ async fn a_database_without_tls_is_not_spoken_to_when_tls_is_wanted() {
     let servers = trusted();
     let ca = servers.authority.certificate();
     let postgres = shared_postgres();
-    let secured = Secured::new(postgres, &servers.rabbitmq, &ca).await;
+    let secured = Secured::new(postgres, trusted_queue(), &ca).await;
     secured
         .misses_its_database(&[
             "a database cannot be used yet",
             "server does not support TLS",
         ])
-        .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_broker_without_tls_is_not_spoken_to_when_tls_is_wanted() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let rabbitmq = shared_rabbitmq();
-    let secured = Secured::new(&servers.postgres, rabbitmq, &ca).await;
-    secured
-        .misses_its_broker(&["RabbitMQ is out of reach", "corrupt message"])
         .await;
 }

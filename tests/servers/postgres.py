@@ -42,7 +42,7 @@ class Postgres(Server):
             "listen_addresses": HOST,
             "port": self.port,
             "unix_socket_directories": self.sockets,
-            "max_connections": 200,
+            "max_connections": 400,
             # A crash of the server loses nothing that it has handed to the
             # system; only a crash of the machine does, and no test does that.
             "fsync": "off",

@@ -1,6 +1,7 @@
 //! The configuration as a whole.
 
 mod connections;
+mod embedded;
 mod faults;
 mod roles;
 
@@ -43,7 +44,18 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
 }
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
-    Config::parse(text, &Environment::default())
+    parse_with(text, &Environment::default())
+}
+
+fn parse_with(text: &str, environment: &Environment) -> Result<Config, ConfigErrors> {
+    Config::parse(text, Path::new("/etc/keycard"), environment)
+}
+
+fn amqp(config: &Config) -> &Amqp {
+    match &config.queue {
+        Queue::Amqp(amqp) => amqp,
+        Queue::Postgres { .. } => unreachable!("{:?}", config.queue),
+    }
 }
 
 /// The README's file with one line replaced.
@@ -73,7 +85,7 @@ fn the_readmes_file_is_taken_word_for_word() {
         ("DB_ADMIN_PASSWORD", "canary1"),
         ("BROKER_PASSWORD", "canary2"),
     ]);
-    let config = Config::parse(README, &variables).unwrap();
+    let config = parse_with(README, &variables).unwrap();
     config.check_passwords().unwrap();
     assert!(!format!("{config:?}").contains("canary"));
 
@@ -92,7 +104,7 @@ fn the_readmes_file_is_taken_word_for_word() {
     assert_eq!(role.database, "my-postgres-db");
     assert_eq!(
         role.creation_statements,
-        Some(Creation::Each(vec![
+        Some(Statements::Each(vec![
             "CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"
                 .to_owned()
         ]))
@@ -104,7 +116,7 @@ fn the_readmes_file_is_taken_word_for_word() {
         (role.scram_iterations, role.connection_limit),
         (4_096, None)
     );
-    let Queue::Amqp(amqp) = &config.queue;
+    let amqp = amqp(&config);
     assert_eq!(amqp.prefetch, 64);
     let uri = amqp.uri();
     assert_eq!(uri.authority.userinfo.username, "keycard");
@@ -133,7 +145,7 @@ fn passwords_that_are_missing_are_told_together() {
 
 #[test]
 fn variables_come_before_the_file() {
-    let config = Config::parse(
+    let config = parse_with(
         README,
         &environment(&[
             (
@@ -149,7 +161,7 @@ fn variables_come_before_the_file() {
     )
     .unwrap();
     assert_eq!(config.databases["my-postgres-db"].public_host, "::1");
-    let Queue::Amqp(amqp) = &config.queue;
+    let amqp = amqp(&config);
     assert_eq!(amqp.uri().authority.userinfo.username, "me");
     let PasswordSource::Local(password) = &amqp.password else {
         unreachable!("{:?}", amqp.password)
@@ -159,7 +171,7 @@ fn variables_come_before_the_file() {
     assert!(matches!(config.store, Store::Directory(_)));
     assert_eq!(config.worker.sweep_interval.as_secs(), 1);
 
-    let errors = Config::parse(README, &environment(&[("KEYCARD_QUEUE__PREFETCH", "1")]));
+    let errors = parse_with(README, &environment(&[("KEYCARD_QUEUE__PREFETCH", "1")]));
     assert_eq!(
         errors.unwrap_err().to_string(),
         "queue.prefetch (from KEYCARD_QUEUE__PREFETCH): 1 is out of range; \
@@ -188,8 +200,9 @@ fn passwords_are_never_in_the_file() {
         "{ secret = 'prod/broker' }",
     )
     .unwrap();
-    let Queue::Amqp(amqp) = &config.queue;
-    assert!(matches!(&amqp.password, PasswordSource::Secret(name) if name == "prod/broker"));
+    assert!(
+        matches!(&amqp(&config).password, PasswordSource::Secret(name) if name == "prod/broker")
+    );
 }
 
 #[test]
@@ -201,7 +214,7 @@ fn stores_have_their_own_keys() {
     assert_eq!(
         errors.unwrap_err().to_string(),
         "store.path: is not absolute; begin it with '/': clients are told it\n\
-         store.region: belongs to kind = \"aws-secrets-manager\"; take it out"
+         store.region: belongs to kind = \"aws-secrets-manager\"; take it out, or set that kind"
     );
 }
 
@@ -272,7 +285,10 @@ fn the_first_file_is_read_and_all_are_told() {
         )
     );
     std::fs::write(&two, README).unwrap();
-    assert_eq!(read_first(&[&one, &two]).unwrap(), README);
+    assert_eq!(
+        read_first(&[&one, &two]).unwrap(),
+        (two.clone(), README.to_owned())
+    );
     assert!(Config::load(Some(&two), &Environment::default()).is_ok());
     assert!(read_first(&[directory.path(), &two]).is_err());
 }

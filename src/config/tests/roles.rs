@@ -86,7 +86,7 @@ fn groups_and_statements_go_together() {
     assert_eq!(role.groups, ["a", "b"]);
     assert!(matches!(
         role.creation_statements,
-        Some(Creation::Script(_))
+        Some(Statements::Script(_))
     ));
 }
 

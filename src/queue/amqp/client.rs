@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::FieldTable;
@@ -10,11 +11,10 @@ use lapin::{BasicProperties, Connection};
 use tokio::time::timeout;
 
 use super::Settings;
-use super::connection::Broker;
+use super::connection::{Broker, Part, later};
 use super::message::CONTENT_TYPE;
 use super::topology::queue_of;
-use crate::fault::Disposition;
-use crate::queue::{Lane, QueueError};
+use crate::queue::{ANSWER, Lane, QueueError, Requesting};
 
 /// The pseudo-queue that direct replies arrive on.
 const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";
@@ -23,29 +23,48 @@ const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";
 /// again after that: the same id gets the same answer.
 const TRY: Duration = Duration::from_secs(10);
 
-/// Publishes `command` for a lane as the settings' user, and waits for the answer to it.
-///
-/// # Errors
-/// When the broker cannot be reached or refuses, or no answer came within `tries` times 10 s.
-pub async fn ask(
-    settings: &Settings,
-    lane: Lane,
-    command: &[u8],
-    tries: u32,
-) -> Result<Vec<u8>, QueueError> {
-    let broker = Broker::new(settings)?;
-    let connection = broker.open("client").await?;
-    for _ in 0..tries {
-        match timeout(TRY, ask_once(&connection, broker.user(), lane, command)).await {
-            Ok(Ok(Some(answer))) => return Ok(answer),
-            Ok(Ok(None)) | Err(_) => {}
-            Ok(Err(error)) => return Err(failed(error.to_string())),
-        }
+/// How often the command is published before nobody is found to answer.
+const TRIES: u32 = 3;
+
+/// A service, as its user of the broker's.
+pub struct Client {
+    broker: Broker,
+}
+
+impl Client {
+    /// A service with the settings' user. It declares nothing, so `installation` and `prefetch`
+    /// are not looked at.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn new(settings: &Settings) -> Result<Self, QueueError> {
+        Ok(Self {
+            broker: Broker::new(Part::Client, settings)?,
+        })
     }
-    Err(failed(format!(
-        "no answer came within {} s; is a worker running? The same command may be sent again",
-        TRY.as_secs() * u64::from(tries)
-    )))
+}
+
+#[async_trait]
+impl Requesting for Client {
+    async fn ask(&self, lane: Lane, command: &[u8]) -> Result<Vec<u8>, QueueError> {
+        let connection = self.broker.open("client").await?;
+        let user = self.broker.user();
+        for _ in 0..TRIES {
+            match timeout(TRY, ask_once(&connection, user, lane, command)).await {
+                Ok(Ok(Some(answer))) => return Ok(answer),
+                Ok(Ok(None)) | Err(_) => {}
+                Ok(Err(error)) => return Err(self.broker.refused(ANSWER, &error)),
+            }
+        }
+        let seconds = TRY.as_secs() * u64::from(TRIES);
+        Err(later(
+            ANSWER,
+            format!(
+                "none came within {seconds} s; is a worker running? The same command may be sent \
+                 again"
+            ),
+        ))
+    }
 }
 
 async fn ask_once(
@@ -91,12 +110,4 @@ async fn ask_once(
         .await
         .transpose()
         .map(|reply| reply.map(|reply| reply.data))
-}
-
-fn failed(problem: String) -> QueueError {
-    QueueError {
-        operation: "get an answer",
-        problem,
-        disposition: Disposition::Retry,
-    }
 }

@@ -5,31 +5,37 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties, ErrorKind};
 use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
-use tracing::{info, warn};
 
 use super::{OPERATION_TIMEOUT, Settings};
-use crate::clock;
 use crate::fault::Disposition;
 use crate::password::ReadPassword;
 use crate::queue::QueueError;
+use crate::queue::outage::Outage;
 
 /// Seconds between heartbeats: a dead connection is noticed after two.
 const HEARTBEAT_SECONDS: u16 = 20;
 
-/// Longest pause between two attempts to connect; the jitter at most doubles it.
-const PAUSE_MAX: Duration = Duration::from_secs(15);
+/// What a connection is for, which says what its user must be allowed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    /// keycard itself.
+    Worker,
+    /// A requester.
+    Client,
+    /// A requester who handles dead letters as well.
+    Operator,
+}
 
 /// Where the broker is, and as whom keycard speaks to it.
 pub(super) struct Broker {
+    part: Part,
     uri: AMQPUri,
     read_password: ReadPassword,
     ca_file: Option<PathBuf>,
@@ -37,7 +43,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub(super) fn new(settings: &Settings) -> Result<Self, QueueError> {
+    pub(super) fn new(part: Part, settings: &Settings) -> Result<Self, QueueError> {
         let wrong = |problem: String| fatal("read the broker's URL", problem);
         let mut uri = settings.uri.clone();
         let user = &uri.authority.userinfo.username;
@@ -53,6 +59,7 @@ impl Broker {
         }
         uri.query.heartbeat = Some(HEARTBEAT_SECONDS);
         Ok(Self {
+            part,
             uri,
             read_password: Arc::clone(&settings.password),
             ca_file: settings.ca_file.clone(),
@@ -60,7 +67,7 @@ impl Broker {
         })
     }
 
-    /// keycard's own user.
+    /// Whom it is used by; for a worker keycard's own user.
     pub(super) fn user(&self) -> &str {
         &self.uri.authority.userinfo.username
     }
@@ -122,8 +129,67 @@ impl Broker {
                 Ok(connection)
             }
             Ok(Err(error)) => Err(self.refusal(&error)),
-            Err(_) => Err(later("connect", "the broker does not answer".to_owned())),
+            Err(_) => Err(later(
+                "connect",
+                format!(
+                    "{}: the broker does not answer{}",
+                    self.address(),
+                    self.remedy()
+                ),
+            )),
         }
+    }
+
+    /// What can be done where the broker is not reached.
+    fn remedy(&self) -> String {
+        format!(
+            ". Remedy: start the broker, or mend host and port in {}.url (amqps:// only where the \
+             broker takes TLS)",
+            self.section()
+        )
+    }
+
+    /// Where the configuration says how it is reached.
+    fn section(&self) -> &'static str {
+        match self.part {
+            Part::Worker => "queue",
+            Part::Client | Part::Operator => "client",
+        }
+    }
+
+    /// For messages: what is spoken where, which is what may be wrong.
+    fn address(&self) -> String {
+        let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
+        match self.uri.scheme {
+            AMQPScheme::AMQP => format!("{host}:{port} without TLS (amqp://)"),
+            AMQPScheme::AMQPS => format!("{host}:{port} with TLS (amqps://)"),
+        }
+    }
+
+    /// The command that gives the user what its part needs, and nothing else of keycard's.
+    pub(super) fn permissions(&self) -> String {
+        let (user, vhost) = (self.user(), self.vhost());
+        let own = user.replace('.', "\\.");
+        let (configure, write, read) = match self.part {
+            Part::Worker => (
+                "^keycard\\.".to_owned(),
+                "^(keycard\\.|amq\\.default$)".to_owned(),
+                "^keycard\\.".to_owned(),
+            ),
+            Part::Client => (
+                format!("^{own}\\."),
+                format!("^({own}\\..*|keycard\\.(requests|leases))$"),
+                format!("^({own}\\..*|keycard\\.events)$"),
+            ),
+            Part::Operator => (
+                format!("^{own}\\."),
+                format!("^({own}\\..*|keycard\\.(requests|leases))$"),
+                format!("^({own}\\..*|keycard\\.(events|dead-letters))$"),
+            ),
+        };
+        format!(
+            "rabbitmqctl set_permissions -p '{vhost}' '{user}' '{configure}' '{write}' '{read}'"
+        )
     }
 
     async fn ca_certificates(&self) -> Result<Option<String>, QueueError> {
@@ -137,6 +203,26 @@ impl Broker {
         Ok(Some(pem))
     }
 
+    /// What it means for a client or an operator that a channel was closed under them.
+    pub(super) fn refused(&self, operation: &'static str, error: &lapin::Error) -> QueueError {
+        let text = one_line(error);
+        if is_soft(error, AMQPSoftError::ACCESSREFUSED) {
+            let remedy = self.permissions();
+            fatal(operation, format!("{text}. Remedy: {remedy}"))
+        } else if is_soft(error, AMQPSoftError::NOTFOUND) {
+            let vhost = self.vhost();
+            fatal(
+                operation,
+                format!(
+                    "{text}. Remedy: the first `keycard worker` makes it; or is '{vhost}' not \
+                     keycard's vhost?"
+                ),
+            )
+        } else {
+            later(operation, text)
+        }
+    }
+
     /// What a failure to connect means.
     fn refusal(&self, error: &lapin::Error) -> QueueError {
         let (user, vhost) = (self.user(), self.vhost());
@@ -147,24 +233,24 @@ impl Broker {
                 format!(
                     "{text}. Remedy, where the vhost is missing: rabbitmqctl add_vhost '{vhost}'; \
                      in any case: {}",
-                    permissions(user, vhost)
+                    self.permissions()
                 ),
             ),
             _ if is_soft(error, AMQPSoftError::ACCESSREFUSED) => later(
                 "connect",
-                format!("the broker refuses the name or the password of its user '{user}'"),
+                format!(
+                    "the broker refuses the name or the password of its user '{user}'. Remedy: mend \
+                     the user in {0}.url or {0}.password, or set that password: rabbitmqctl \
+                     change_password '{user}'",
+                    self.section()
+                ),
             ),
-            _ => later("connect", one_line(error)),
+            _ => later(
+                "connect",
+                format!("{}: {}{}", self.address(), one_line(error), self.remedy()),
+            ),
         }
     }
-}
-
-/// The command that gives keycard what it needs, and nothing else.
-pub(super) fn permissions(user: &str, vhost: &str) -> String {
-    format!(
-        "rabbitmqctl set_permissions -p '{vhost}' '{user}' '^keycard\\.' \
-         '^(keycard\\.|amq\\.default$)' '^keycard\\.'"
-    )
 }
 
 /// An attempt to connect. Its socket is shut down when it is given up.
@@ -210,55 +296,9 @@ impl Drop for Attempt {
     }
 }
 
-/// Pauses between attempts: 0.2 s, doubling up to 15 to 30 s, for ever.
-pub(super) fn pauses() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(PAUSE_MAX)
-        .with_jitter()
-        .without_max_times()
-        .build()
-}
-
-/// Says once that something is away, once per change of the reason, and once that it is back.
-pub(super) struct Outage {
-    connection: String,
-    begun: Option<(Instant, String)>,
-}
-
-impl Outage {
-    pub(super) fn new(connection: impl Into<String>) -> Self {
-        Self {
-            connection: connection.into(),
-            begun: None,
-        }
-    }
-
-    pub(super) fn failed(&mut self, error: &QueueError) {
-        let text = error.to_string();
-        let (since, last) = match self.begun.take() {
-            Some((since, last)) => (since, Some(last)),
-            None => (clock::monotonic_now(), None),
-        };
-        if last.as_ref() != Some(&text) {
-            warn!(
-                queue.connection = self.connection,
-                error = text,
-                "RabbitMQ is out of reach; keycard keeps trying"
-            );
-        }
-        self.begun = Some((since, text));
-    }
-
-    pub(super) fn over(&mut self) {
-        if let Some((since, _)) = self.begun.take() {
-            info!(
-                queue.connection = self.connection,
-                outage_seconds = since.elapsed().as_secs(),
-                "RabbitMQ is back"
-            );
-        }
-    }
+/// Watches over one connection.
+pub(super) fn outage(connection: impl Into<String>) -> Outage {
+    Outage::new("RabbitMQ", connection)
 }
 
 /// It may pass.

@@ -19,11 +19,12 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{error, warn};
 
 use super::OPERATION_TIMEOUT;
-use super::connection::{Broker, Outage, later, one_line, pauses};
+use super::connection::{Broker, later, one_line, outage};
 use super::ladder::rung_for;
 use super::message::{self, Envelope};
 use super::publisher::{Publisher, close};
 use super::topology::{self, EXPIRY, queue_of};
+use crate::queue::outage::pauses;
 use crate::queue::{Delivery, Lane, QueueError, Receipt};
 
 /// Pause after a message that could not even be read: the broker delivers it again, until its
@@ -64,7 +65,7 @@ impl LaneConsumer {
     /// Hands out deliveries until told to stop, through any number of connections. Returns when
     /// every delivery is done with and the last connection is closed.
     pub(super) async fn run(self, handing_out: TaskTrackerToken) {
-        let mut outage = Outage::new(format!("worker consume {}", queue_of(self.lane)));
+        let mut outage = outage(format!("worker consume {}", queue_of(self.lane)));
         let mut pauses = pauses();
         // Deliveries still to be taken one at a time, see `session`.
         let mut careful: u16 = 0;
@@ -75,7 +76,7 @@ impl LaneConsumer {
             let failure = match connected {
                 Ok((connection, channel)) => {
                     outage.over();
-                    pauses = super::connection::pauses();
+                    pauses = crate::queue::outage::pauses();
                     match self.session(&connection, &channel, &mut careful).await {
                         Ok(()) => break Some((connection, channel)),
                         Err(broken) => broken,
@@ -224,6 +225,11 @@ impl LaneConsumer {
             acker: Some(received.acker.clone()),
             _handed_out: self.handed_out.token(),
         };
+        if envelope.is_swept_out {
+            warn!("The dead letters are full: the oldest one was dropped for a newer one");
+            Box::new(receipt).ack().await;
+            return true;
+        }
         if let Some(remaining) = envelope.remaining {
             let publisher = Arc::clone(&self.publisher);
             let user = self.broker.user().to_owned();

@@ -10,11 +10,13 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::message::Delivery as Received;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use uuid::Uuid;
 
-use super::topology::queue_of;
+use super::deaths::{self, Death, REJECTED, command_lane, deaths};
+use super::topology::{DEAD_LETTERS, queue_of};
 use crate::clock;
 use crate::lease::Requester;
-use crate::queue::{Delivery, Lane, Outgoing, ReplyTo, Sender};
+use crate::queue::{DeadLetter, Delivery, Lane, Outgoing, ReplyTo, Sender};
 
 const REQUESTER: &str = "x-keycard-requester";
 const NOBODY: &str = "x-keycard-nobody";
@@ -24,6 +26,8 @@ const REMAINING: &str = "x-keycard-remaining-ms";
 const REPLY_TO: &str = "x-keycard-reply-to";
 const REASON: &str = "x-keycard-reason";
 const ORIGIN: &str = "x-keycard-origin";
+
+const NO_USER: &str = "the message has no user_id";
 
 /// The only reply addresses that cannot point into somebody else's queue.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
@@ -50,6 +54,8 @@ pub(super) struct Envelope {
     pub(super) reply_to: Option<ReplyTo>,
     /// What a deferred message still has to wait.
     pub(super) remaining: Option<Duration>,
+    /// It is a dead letter that nobody wants back: the broker has made room for newer ones.
+    pub(super) is_swept_out: bool,
 }
 
 /// Reads a message that came out of the queue of `lane`.
@@ -61,9 +67,19 @@ pub(super) fn envelope(lane: Lane, own_user: &str, received: &Received) -> Envel
     let reply_to = own.and_then(|own| text(own, REPLY_TO));
     let reply_to = reply_to.or_else(|| properties.reply_to().as_ref().map(ToString::to_string));
     let from_expiry = |own| if lane == Lane::Expiry { own } else { None };
+    // Only keycard publishes for the expiry queue, so what is there of `x-death` is the broker's.
+    let deaths = deaths(from_expiry(headers));
+    let letter = deaths.first().filter(|newest| newest.queue == DEAD_LETTERS);
+    // A command that the broker itself had made a dead letter is still its sender's own.
+    let requeued = letter
+        .filter(|letter| letter.reason == REJECTED && !is_own)
+        .and_then(|_| command_lane(&deaths));
     Envelope {
-        lane: from_expiry(own).and_then(origin_lane).unwrap_or(lane),
-        sender: sender(lane, own_user, properties),
+        lane: from_expiry(own)
+            .and_then(origin_lane)
+            .or(requeued)
+            .unwrap_or(lane),
+        sender: sender(requeued.unwrap_or(lane), own_user, properties),
         // The broker counts from the second delivery on; before that a header of this name is the
         // client's own.
         delivery_count: headers
@@ -79,7 +95,62 @@ pub(super) fn envelope(lane: Lane, own_user: &str, received: &Received) -> Envel
             .map(|own| number::<u64>(own, REMAINING))
             .filter(|milliseconds| *milliseconds > 0)
             .map(Duration::from_millis),
+        is_swept_out: letter.is_some_and(|letter| letter.reason != REJECTED),
     }
+}
+
+/// Reads a dead letter, without knowing keycard's own user.
+///
+/// A client's message gets there only out of a command's queue, which the broker notes: its headers
+/// are worth nothing. Whatever has no such note was published by keycard.
+pub(super) fn letter(received: Received) -> DeadLetter {
+    let properties = &received.properties;
+    let headers = properties.headers().as_ref();
+    let deaths = deaths(headers);
+    let newest = deaths.first();
+    let (lane, sender) = match (command_lane(&deaths), properties.user_id()) {
+        (Some(lane), Some(user)) => (Some(lane), requester(user.as_str())),
+        (Some(lane), None) => (Some(lane), Sender::Nobody(NO_USER.to_owned())),
+        // An expiry event says no lane.
+        (None, _) => (
+            headers
+                .and_then(origin_lane)
+                .or(newest.map(|_| Lane::Expiry)),
+            author(headers),
+        ),
+    };
+    let (id, reason, at) = match newest {
+        None => (
+            properties.message_id().as_ref().map(ToString::to_string),
+            headers.and_then(|headers| text(headers, REASON)),
+            properties.timestamp().and_then(deaths::timestamp),
+        ),
+        Some(newest) => (None, Some(newest.to_string()), newest.at),
+    };
+    DeadLetter {
+        id: id.unwrap_or_else(|| made_up_id(&received, newest)),
+        lane,
+        sender,
+        reason: reason.unwrap_or_default(),
+        at,
+        body: received.data,
+    }
+}
+
+/// The id of a letter that keycard has not given one: the same whenever it is looked at, though the
+/// broker counts that in its headers.
+fn made_up_id(received: &Received, newest: Option<&Death>) -> String {
+    const NAMESPACE: Uuid = Uuid::from_u128(0x4a0c_92f7_5f6e_4c39_9d0b_6a54_0f1e_83d2);
+    let properties = &received.properties;
+    let told = (
+        properties.user_id(),
+        properties.message_id(),
+        properties.correlation_id(),
+        properties.timestamp(),
+        newest,
+    );
+    let namespace = Uuid::new_v5(&NAMESPACE, format!("{told:?}").as_bytes());
+    Uuid::new_v5(&namespace, &received.data).to_string()
 }
 
 fn is_from(properties: &BasicProperties, user: &str) -> bool {
@@ -91,37 +162,33 @@ fn is_from(properties: &BasicProperties, user: &str) -> bool {
 
 /// The broker has compared `user_id` with the user of the publishing connection.
 fn sender(lane: Lane, own_user: &str, properties: &BasicProperties) -> Sender {
-    let Some(user) = properties.user_id() else {
-        return Sender::Nobody("the message has no user_id".to_owned());
-    };
-    let name = if user.as_str() == own_user {
-        let headers = properties.headers().as_ref();
-        if let Some(reason) = headers.and_then(|headers| text(headers, NOBODY)) {
-            return Sender::Nobody(reason);
+    match properties.user_id() {
+        None => Sender::Nobody(NO_USER.to_owned()),
+        Some(user) if user.as_str() == own_user => author(properties.headers().as_ref()),
+        Some(user) if lane == Lane::Expiry => {
+            Sender::Nobody(format!("user '{user}' has no business in this queue"))
         }
-        match headers.and_then(|headers| headers.inner().get(REQUESTER)) {
-            None => return Sender::Keycard,
-            Some(value) => as_text(value).unwrap_or_default(),
-        }
-    } else if lane == Lane::Expiry {
-        return Sender::Nobody(format!("user '{user}' has no business in this queue"));
-    } else {
-        user.to_string()
-    };
+        Some(user) => requester(user.as_str()),
+    }
+}
+
+/// For whom keycard has published a message.
+fn author(headers: Option<&FieldTable>) -> Sender {
+    if let Some(reason) = headers.and_then(|headers| text(headers, NOBODY)) {
+        return Sender::Nobody(reason);
+    }
+    match headers.and_then(|headers| headers.inner().get(REQUESTER)) {
+        None => Sender::Keycard,
+        Some(value) => requester(&as_text(value).unwrap_or_default()),
+    }
+}
+
+fn requester(name: &str) -> Sender {
     Requester::new(name).map_or_else(|error| Sender::Nobody(error.to_string()), Sender::Requester)
 }
 
 fn origin_lane(own: &FieldTable) -> Option<Lane> {
-    let name = text(own, LANE)?;
-    Lane::ALL.into_iter().find(|lane| name_of(*lane) == name)
-}
-
-fn name_of(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Requests => "requests",
-        Lane::Leases => "leases",
-        Lane::Expiry => "expiry",
-    }
+    Lane::from_name(&text(own, LANE)?)
 }
 
 /// Accepts an address that the broker made for one client's own channel, and no other.
@@ -189,13 +256,15 @@ pub(super) fn dead_letter(own_user: &str, delivery: &Delivery, reason: &str) -> 
     let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
     headers.insert(REASON.into(), string(reason));
     headers.insert(ORIGIN.into(), string(queue_of(delivery.lane)));
-    let properties = persistent(own_user).with_headers(headers);
+    let properties = persistent(own_user)
+        .with_message_id(short(&clock::uuid_v7().to_string()))
+        .with_headers(headers);
     correlated(properties, delivery.correlation_id.as_deref())
 }
 
 fn authorship(lane: Lane, sender: &Sender) -> FieldTable {
     let mut headers = FieldTable::default();
-    headers.insert(LANE.into(), string(name_of(lane)));
+    headers.insert(LANE.into(), string(lane.name()));
     match sender {
         Sender::Requester(requester) => {
             headers.insert(REQUESTER.into(), string(requester.as_str()));
@@ -242,7 +311,7 @@ fn string(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-fn text(headers: &FieldTable, name: &str) -> Option<String> {
+pub(super) fn text(headers: &FieldTable, name: &str) -> Option<String> {
     as_text(headers.inner().get(name)?)
 }
 

@@ -9,17 +9,23 @@
 //! | `reply` | direct replies, which a client can make fail |
 //! | `ladder` | delays |
 //! | `message` | properties and headers |
+//! | `deaths` | what the broker notes on messages that it moves |
+//! | `client` | a service's side, for the command line |
+//! | `letters` | the dead letters, for an operator |
 
 mod client;
 mod connection;
 mod consumer;
+mod deaths;
 mod ladder;
+mod letters;
 mod message;
 mod publisher;
 mod reply;
 mod topology;
 
-pub use client::ask;
+pub use client::Client;
+pub use letters::AmqpDeadLetters;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,12 +38,13 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use self::connection::{Broker, Outage, pauses};
+use self::connection::{Broker, Part, outage};
 use self::consumer::LaneConsumer;
 use self::ladder::rung_for;
 use self::publisher::Publisher;
 use self::reply::Replier;
 use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY};
+use super::outage::pauses;
 use super::{Delivery, Lane, Outgoing, Queue, QueueError, ReplyTo};
 use crate::fault::Disposition;
 use crate::password::ReadPassword;
@@ -95,8 +102,8 @@ impl AmqpQueue {
     /// than 3.10, an exchange or queue differs, the vhost belongs to another installation, or the
     /// settings make no sense. Each says what to do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
-        let broker = Arc::new(Broker::new(&settings)?);
-        let mut outage = Outage::new("worker publish");
+        let broker = Arc::new(Broker::new(Part::Worker, &settings)?);
+        let mut outage = outage("worker publish");
         let mut pauses = pauses();
         let connection = loop {
             let prepared = async {

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::OPERATION_TIMEOUT;
-use super::connection::{Broker, Outage, is_soft, later, one_line, pauses};
+use super::connection::{Broker, is_soft, later, one_line, outage};
 use super::message::short;
 use super::topology;
 use crate::clock;
 use crate::queue::QueueError;
+use crate::queue::outage::{Outage, pauses};
 
 /// Publishes under way at once. Each has a channel for itself: lapin attributes the return of an
 /// unroutable message to the wrong one when several are under way on a channel.
@@ -248,7 +249,7 @@ async fn supervise(
     line: watch::Sender<Option<Arc<Line>>>,
     closing: CancellationToken,
 ) {
-    let mut outage = Outage::new(PURPOSE);
+    let mut outage = outage(PURPOSE);
     let mut next = Some(first);
     loop {
         let connection = if let Some(connection) = next.take() {

@@ -8,7 +8,7 @@ use lapin::{Channel, Connection, ExchangeKind};
 use tokio::time::timeout;
 
 use super::OPERATION_TIMEOUT;
-use super::connection::{Broker, fatal, is_soft, later, one_line, permissions};
+use super::connection::{Broker, fatal, is_soft, later, one_line};
 use super::ladder::Rung;
 use crate::queue::{Lane, QueueError};
 
@@ -43,6 +43,10 @@ const PARKED_MESSAGES_MAX: i64 = 100_000;
 /// Bytes kept in a queue that nobody consumes.
 const PARKED_BYTES_MAX: i64 = 256 << 20;
 
+/// Deliveries of one dead letter, which every look at it counts: no look may be its last, as it
+/// would be with the 20 that `RabbitMQ` 4 takes without being told.
+const LOOKS_MAX: i64 = 1_000_000_000;
+
 const OPERATION: &str = "declare its exchanges and queues";
 
 /// The queue of a lane.
@@ -60,8 +64,8 @@ pub(super) async fn declare(broker: &Broker, connection: &Connection) -> Result<
         let channel = open_channel(connection).await?;
         declare_marker(broker, &channel).await?;
         let declare = Declare { broker, channel };
-        declare.parking_queue(DEAD_LETTERS).await?;
-        declare.parking_queue(UNROUTED).await?;
+        declare.dead_letters().await?;
+        declare.queue(UNROUTED, parking()).await?;
         for queue in [REQUESTS, LEASES, EXPIRY] {
             declare.working_queue(queue).await?;
         }
@@ -159,14 +163,19 @@ impl Declare<'_> {
         self.queue(name, arguments).await
     }
 
-    /// Bounded, because nobody consumes it.
-    async fn parking_queue(&self, name: &str) -> Result<(), QueueError> {
-        let arguments = table([
-            ("x-overflow", string("drop-head")),
-            ("x-max-length", integer(PARKED_MESSAGES_MAX)),
-            ("x-max-length-bytes", integer(PARKED_BYTES_MAX)),
-        ]);
-        self.queue(name, arguments).await
+    /// What an operator rejects goes to the worker again, by the broker's hand: it comes as it was,
+    /// under the user that it was published by, which no operator could do.
+    ///
+    /// Being bounded in size excludes moving at least once: a broker that dies in that moment can
+    /// lose the letter. The bound matters more, as it never keeps anybody waiting. What it drops is
+    /// moved as well, and the worker throws that away.
+    async fn dead_letters(&self) -> Result<(), QueueError> {
+        let mut arguments = parking();
+        arguments.insert("x-dead-letter-exchange".into(), string(""));
+        arguments.insert("x-dead-letter-routing-key".into(), string(EXPIRY));
+        arguments.insert("x-dead-letter-strategy".into(), string("at-most-once"));
+        arguments.insert("x-delivery-limit".into(), integer(LOOKS_MAX));
+        self.queue(DEAD_LETTERS, arguments).await
     }
 
     async fn rung(&self, rung: Rung) -> Result<(), QueueError> {
@@ -252,7 +261,7 @@ async fn open_channel(connection: &Connection) -> Result<Channel, QueueError> {
 
 fn refusal(broker: &Broker, error: &lapin::Error) -> QueueError {
     if is_soft(error, AMQPSoftError::ACCESSREFUSED) {
-        let remedy = permissions(broker.user(), broker.vhost());
+        let remedy = broker.permissions();
         fatal(OPERATION, format!("{}. Remedy: {remedy}", one_line(error)))
     } else {
         later(OPERATION, one_line(error))
@@ -271,6 +280,15 @@ fn dead_lettering_into(queue: &str) -> FieldTable {
         ("x-dead-letter-routing-key", string(queue)),
         ("x-dead-letter-strategy", string("at-least-once")),
         ("x-overflow", string("reject-publish")),
+    ])
+}
+
+/// Bounded, because nobody consumes it.
+fn parking() -> FieldTable {
+    table([
+        ("x-overflow", string("drop-head")),
+        ("x-max-length", integer(PARKED_MESSAGES_MAX)),
+        ("x-max-length-bytes", integer(PARKED_BYTES_MAX)),
     ])
 }
 

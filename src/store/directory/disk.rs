@@ -59,6 +59,14 @@ fn advice(error: &io::Error) -> &'static str {
         "; free some space there"
     } else if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&kind) {
         "; make it writable for keycard's user"
+    } else if [
+        ErrorKind::AlreadyExists,
+        ErrorKind::NotADirectory,
+        ErrorKind::NotFound,
+    ]
+    .contains(&kind)
+    {
+        "; check that path"
     } else {
         ""
     }
@@ -148,12 +156,13 @@ mod tests {
 
     #[test]
     fn errors_say_which_path_and_what_to_do() {
-        // ENOSPC, EIO, EACCES, ENAMETOOLONG of Linux.
+        // ENOSPC, EIO, EACCES, ENAMETOOLONG, EEXIST of Linux.
         for (number, text, disposition) in [
             (28, "free some space", Disposition::Retry),
             (5, "secrets/x", Disposition::Retry),
             (13, "writable for keycard's user", Disposition::Retry),
             (36, "secrets/x", Disposition::Reject),
+            (17, "check that path", Disposition::Retry),
         ] {
             let error = io::Error::from_raw_os_error(number);
             let trouble = io::<()>("write", Path::new("secrets/x"), Err(error)).unwrap_err();

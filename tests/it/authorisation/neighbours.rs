@@ -3,8 +3,6 @@
 use std::path::Path;
 
 use futures_util::future::join_all;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
 
 use crate::support::client::SOON;
 use crate::support::site::{Site, Wishes};
@@ -63,49 +61,23 @@ async fn requesters_with_names_like_patterns_and_paths_get_only_their_own() {
         );
         client.notice("lease.revoked.v1", lease_id, SOON).await;
     }
-    // Each has bound what the documentation says, `<requester>.#`, and has heard its own and nothing
+    // Each has done what the documentation says (at a broker: bound `<requester>.#`), and has heard its own and nothing
     // else: its lease, six denials, the answer to its revocation and the notice of it.
     for (client, (name, encoded)) in clients.iter().zip(NEIGHBOURS) {
         let heard = client.heard();
         assert_eq!(heard.len(), 9, "{name}: {:?}", client.story());
         for heard in heard {
             let key = format!("{encoded}.{}", heard.event["type"].as_str().unwrap());
-            assert_eq!(heard.routing_key, key);
+            assert!(
+                heard
+                    .routing_key
+                    .as_ref()
+                    .is_none_or(|routed| *routed == key)
+            );
             let requester = &heard.data()["requester"];
             assert!(requester.is_null() || requester == name, "{}", heard.event);
         }
     }
     site.assert_live(0).await;
     site.assert_no_dead_letters().await;
-}
-
-/// With the topic permission that README.md asks for.
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_can_bind_to_the_results_of_others() {
-    let site = Site::usual().await;
-    let _worker = site.worker().await;
-    let orders = site.client("orders-svc").await;
-    for key in ["#", "*.#", "billing-svc.#", "orders-svc", "orders-svcx.#"] {
-        let channel = orders.connection.create_channel().await.unwrap();
-        let exclusive = QueueDeclareOptions {
-            exclusive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = channel
-            .queue_declare("".into(), exclusive, FieldTable::default())
-            .await
-            .unwrap();
-        let bound = channel
-            .queue_bind(
-                queue.name().clone(),
-                "keycard.events".into(),
-                key.into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await;
-        let refusal = bound.unwrap_err().to_string();
-        assert!(refusal.contains("ACCESS_REFUSED"), "{key}: {refusal}");
-    }
-    orders.issued("app-role", None).await;
 }

@@ -122,10 +122,7 @@ groups = ["GROUP"]
         service = "ämter-für-äußerst-lange-namen-日本"
     ));
     let service = "ämter-für-äußerst-lange-namen-日本";
-    site.rabbitmq.add_user(service, service);
-    let mine = "^(amq\\.gen.*|keycard\\..*)$";
-    site.rabbitmq
-        .set_permissions(&site.vhost, service, mine, mine, mine);
+    site.add_services(&[service]).await;
     let _worker = site.worker().await;
     for (user, role, beginning) in [
         ("orders-svc", "app-role", "kc_app_role_orders_svc_"),

@@ -1,7 +1,9 @@
 //! The queue on `RabbitMQ`: the suite, and what only this adapter promises.
 
+mod asking;
 mod failures;
 mod identity;
+mod letters;
 mod raw;
 mod replies;
 mod tls;
@@ -11,8 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
-use keycard::queue::amqp::{AmqpQueue, Settings};
-use keycard::queue::{Lane, Queue, QueueError};
+use keycard::queue::amqp::{self, AmqpDeadLetters, AmqpQueue, Settings};
+use keycard::queue::{DeadLetters, Lane, Queue, QueueError, Requesting};
 use lapin::options::{
     BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
     QueueBindOptions, QueueDeclareOptions,
@@ -32,6 +34,9 @@ conformance!(Vhost::new());
 /// keycard's own user, with exactly the permissions that its error messages ask for.
 const OWN_USER: &str = "keycard-worker";
 const PASSWORD: &str = "not a secret: p@ss/w:rd?";
+
+/// Handles the dead letters, with exactly the permission that it takes.
+const OPERATOR: &str = "ops";
 
 /// A vhost of a broker, for one test.
 struct Vhost {
@@ -68,6 +73,9 @@ impl Vhost {
                 let read = "^(keycard\\.events|service\\..*)$";
                 broker.set_permissions(&name, service, "^service\\.", write, read);
             }
+            broker.add_user(OPERATOR, PASSWORD);
+            let read = "^keycard\\.dead-letters$";
+            broker.set_permissions(&name, OPERATOR, "^$", "^$", read);
         });
         Self { broker, name }
     }
@@ -95,6 +103,19 @@ impl Vhost {
             installation: "test".to_owned(),
             prefetch: 64,
         }
+    }
+
+    /// As another user connects, who declares nothing.
+    fn settings_of(&self, user: &str) -> Settings {
+        let mut settings = self.settings();
+        user.clone_into(&mut settings.uri.authority.userinfo.username);
+        settings
+    }
+
+    async fn letters(&self) -> AmqpDeadLetters {
+        let settings = self.settings_of(OPERATOR);
+        let connecting = AmqpDeadLetters::connect(&settings);
+        timeout(DEADLINE, connecting).await.unwrap().unwrap()
     }
 
     async fn queue(&self) -> AmqpQueue {
@@ -270,6 +291,14 @@ impl Backend for Vhost {
         block_in_place(|| self.broker.close_connections(&self.name));
     }
 
+    async fn requesting(&self, service: &str) -> Box<dyn Requesting> {
+        let settings = Settings {
+            uri: self.url(service, "").parse().unwrap(),
+            ..self.settings()
+        };
+        Box::new(amqp::Client::new(&settings).unwrap())
+    }
+
     async fn dead_letters(&self) -> Vec<(Vec<u8>, String)> {
         let admin = self.admin().await;
         let mut letters = Vec::new();
@@ -278,6 +307,10 @@ impl Backend for Vhost {
             letters.push((letter.data, reason));
         }
         letters
+    }
+
+    async fn letters(&self) -> Box<dyn DeadLetters> {
+        Box::new(self.letters().await)
     }
 }
 

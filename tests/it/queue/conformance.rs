@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keycard::clock::monotonic_now;
 use keycard::lease::Requester;
-use keycard::queue::{Delivery, Lane, Outgoing, Queue, Sender};
+use keycard::queue::{DeadLetters, Delivery, Lane, Outgoing, Queue, Requesting, Sender};
+use keycard::wire::BODY_BYTES_MAX;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -36,8 +37,14 @@ pub trait Backend: Send + Sync {
     /// Breaks every worker's connections, as a crash or a network would.
     async fn break_connections(&self);
 
+    /// A service's side of the queue, for one with [`Backend::send`]'s rights.
+    async fn requesting(&self, service: &str) -> Box<dyn Requesting>;
+
     /// Body and reason of every dead letter so far.
     async fn dead_letters(&self) -> Vec<(Vec<u8>, String)>;
+
+    /// The dead letters, as an operator handles them.
+    async fn letters(&self) -> Box<dyn DeadLetters>;
 }
 
 /// What a service sends.
@@ -69,6 +76,7 @@ macro_rules! conformance {
     ($backend:expr) => {
         $crate::queue::conformance::conformance!($backend;
             commands_arrive_with_their_sender_and_stay_away_once_acknowledged
+            each_command_has_its_own_sender
             bodies_of_any_size_arrive_unchanged
             deferred_commands_come_back_as_they_were
             a_long_delay_is_kept_over_several_hops
@@ -77,7 +85,9 @@ macro_rules! conformance {
             what_is_dropped_is_delivered_again
             workers_share_the_work
             dead_letters_are_kept_with_their_reason
+            dead_letters_can_be_listed_requeued_and_discarded
             results_reach_their_requester_and_nobody_else
+            who_asks_gets_the_answer_to_that_and_to_nothing_else
             shutting_down_waits_for_what_is_handed_out_and_hands_back_the_rest
         );
     };
@@ -147,10 +157,27 @@ pub async fn commands_arrive_with_their_sender_and_stay_away_once_acknowledged(
     }
 }
 
+pub async fn each_command_has_its_own_sender(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    for service in ["orders", "billing", "orders.eu", "orders"] {
+        backend
+            .send(
+                service,
+                Lane::Requests,
+                Command::new("{\"sender\":\"root\"}"),
+            )
+            .await;
+        let delivery = next(&mut requests).await;
+        assert_eq!(delivery.sender, Sender::Requester(requester(service)));
+        ack(delivery).await;
+    }
+}
+
 pub async fn bodies_of_any_size_arrive_unchanged(backend: &dyn Backend) {
     let worker = backend.worker().await;
     let mut requests = worker.consume(Lane::Requests);
-    for bytes in [0, 1, 128 << 10] {
+    for bytes in [0, 1, 8 << 10, BODY_BYTES_MAX] {
         let body: Vec<u8> = (0..=255).cycle().take(bytes).collect();
         backend
             .send("orders", Lane::Requests, Command::new(body.clone()))
@@ -314,6 +341,83 @@ pub async fn dead_letters_are_kept_with_their_reason(backend: &dyn Backend) {
     assert_silent(&mut requests).await;
 }
 
+pub async fn dead_letters_can_be_listed_requeued_and_discarded(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut leases = worker.consume(Lane::Leases);
+    let mut expiry = worker.consume(Lane::Expiry);
+    let letters = backend.letters().await;
+    assert_eq!(letters.list(10).await.unwrap(), []);
+    let sent: [(&str, Vec<u8>); 3] = [
+        ("orders", b"\xff\x00".to_vec()),
+        ("orders.eu", vec![b'x'; BODY_BYTES_MAX]),
+        ("billing", vec![]),
+    ];
+    for (service, body) in &sent {
+        let command = Command {
+            body: body.clone(),
+            correlation_id: Some(format!("of {service}")),
+        };
+        backend.send(service, Lane::Leases, command).await;
+        let delivery = next(&mut leases).await;
+        worker.dead_letter(&delivery, "not JSON").await.unwrap();
+        ack(delivery).await;
+    }
+
+    let listed = letters.list(10).await.unwrap();
+    assert_eq!(listed.len(), 3);
+    for (letter, (service, body)) in listed.iter().zip(&sent) {
+        assert!(letter.body == *body, "{service}: oldest first");
+        assert_eq!(letter.sender, Sender::Requester(requester(service)));
+        assert_eq!(letter.lane, Some(Lane::Leases));
+        assert_eq!(letter.reason, "not JSON");
+        assert!(letter.at.is_some());
+    }
+    let ids: BTreeSet<&str> = listed.iter().map(|letter| letter.id.as_str()).collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    // They stay, and stay the same, however often somebody looks.
+    for _ in 0..30 {
+        assert_eq!(letters.list(2).await.unwrap().len(), 2);
+        assert!(letters.list(10).await.unwrap() == listed);
+    }
+
+    // Again, and again after it has failed again: as its sender's own each time.
+    let mut id = listed[1].id.clone();
+    for reason in ["failed again", "and again"] {
+        assert!(letters.requeue(&id).await.unwrap());
+        let again = timeout(DEADLINE, async {
+            tokio::select! {
+                // Cancel-safe: both take a delivery only when they return it.
+                delivery = leases.recv() => delivery.unwrap(),
+                delivery = expiry.recv() => delivery.unwrap(),
+            }
+        });
+        let again = again.await.unwrap();
+        assert!(again.body == sent[1].1);
+        assert_eq!(again.lane, Lane::Leases);
+        assert_eq!(again.sender, Sender::Requester(requester("orders.eu")));
+        assert_eq!(again.correlation_id.as_deref(), Some("of orders.eu"));
+        assert_eq!((again.delivery_count, again.deferrals), (0, 0));
+        assert!(!letters.requeue(&id).await.unwrap(), "it is there no more");
+        worker.dead_letter(&again, reason).await.unwrap();
+        ack(again).await;
+        let newest = letters.list(10).await.unwrap().pop().unwrap();
+        assert_eq!(newest.reason, reason);
+        assert_eq!(newest.sender, Sender::Requester(requester("orders.eu")));
+        assert_ne!(newest.id, id);
+        id = newest.id;
+    }
+
+    for id in [&listed[0].id, &id] {
+        assert!(letters.discard(id).await.unwrap());
+        assert!(!letters.discard(id).await.unwrap());
+        assert!(!letters.requeue(id).await.unwrap());
+    }
+    assert!(!letters.discard("somebody's guess").await.unwrap());
+    assert!(letters.list(10).await.unwrap() == listed[2..]);
+    assert_silent(&mut leases).await;
+    assert_silent(&mut expiry).await;
+}
+
 pub async fn results_reach_their_requester_and_nobody_else(backend: &dyn Backend) {
     let worker = backend.worker().await;
     let mut orders = backend.results("orders").await;
@@ -329,6 +433,40 @@ pub async fn results_reach_their_requester_and_nobody_else(backend: &dyn Backend
     assert_eq!(received.unwrap(), b"eu");
     assert_silent(&mut orders).await;
     assert_silent(&mut orders_eu).await;
+}
+
+pub async fn who_asks_gets_the_answer_to_that_and_to_nothing_else(backend: &dyn Backend) {
+    let worker = backend.worker().await;
+    let mut requests = worker.consume(Lane::Requests);
+    let (first, second) = (
+        backend.requesting("orders").await,
+        backend.requesting("orders").await,
+    );
+    let answering = async {
+        // In the other order than they came.
+        let deliveries = [next(&mut requests).await, next(&mut requests).await];
+        for delivery in deliveries.into_iter().rev() {
+            let mut answer = result_for("orders", std::str::from_utf8(&delivery.body).unwrap());
+            answer.correlation_id.clone_from(&delivery.correlation_id);
+            worker.publish(&answer).await.unwrap();
+            if let Some(address) = &delivery.reply_to {
+                worker.reply(address, &answer).await;
+            }
+            ack(delivery).await;
+        }
+    };
+    let asking = async {
+        tokio::join!(
+            first.ask(Lane::Requests, b"1"),
+            second.ask(Lane::Requests, b"2"),
+            answering
+        )
+    };
+    let (first, second, ()) = timeout(DEADLINE, asking).await.unwrap();
+    assert_eq!(
+        (first.unwrap(), second.unwrap()),
+        (b"1".to_vec(), b"2".to_vec())
+    );
 }
 
 pub async fn shutting_down_waits_for_what_is_handed_out_and_hands_back_the_rest(

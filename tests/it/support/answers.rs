@@ -46,19 +46,16 @@ impl Client {
         lines.collect()
     }
 
-    /// Publishes a command as it is; `exchange` is `requests` or `leases`.
-    pub async fn say(&self, exchange: &str, command: &Value) {
-        let exchange = format!("keycard.{exchange}");
-        let body = command.to_string();
-        self.publish(&exchange, body.as_bytes(), self.properties())
-            .await;
+    /// Publishes a command as it is; `lane` is `requests` or `leases`.
+    pub async fn say(&self, lane: &str, command: &Value) {
+        self.publish(lane, command.to_string().as_bytes()).await;
     }
 
     /// Publishes a command that the service has published before; all its answers so far.
-    pub async fn say_again(&self, exchange: &str, command: &Value) -> Vec<Heard> {
+    pub async fn say_again(&self, lane: &str, command: &Value) -> Vec<Heard> {
         let id = command["id"].as_str().unwrap();
         let before = self.answers_to(id).len();
-        self.say(exchange, command).await;
+        self.say(lane, command).await;
         self.answers(id, before + 1).await
     }
 

@@ -1,13 +1,12 @@
 //! What must be true of a site when everything that was asked is answered.
 
 use futures_util::{StreamExt as _, stream};
-use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection, ConnectionProperties};
+use keycard::queue::Lane;
 use serde_json::Value;
 
 use super::client::SOON;
 use super::eventually;
+use super::queues::Queues;
 use super::secrets_manager::FakeSecretsManager;
 use super::site::Site;
 use super::steady::Steady;
@@ -70,16 +69,14 @@ pub async fn all_is_well(site: &Site, client: &Steady, secrets: &Secrets<'_>, se
         (unfinished == 0).then_some(())
     })
     .await;
-    let broker = Queues::of(site).await;
-    for queue in ["keycard.requests", "keycard.leases", "keycard.expiry"] {
-        eventually(&format!("{queue} is empty"), SOON, async || {
-            (broker.ready(queue).await == 0).then_some(())
+    let queues = Queues::of(site).await;
+    for lane in Lane::ALL {
+        eventually(&format!("{lane:?} is empty"), SOON, async || {
+            (queues.ready(lane).await == 0).then_some(())
         })
         .await;
     }
-    for queue in ["keycard.dead-letters", "keycard.unrouted"] {
-        assert_eq!(broker.ready(queue).await, 0, "{queue}");
-    }
+    queues.assert_nothing_is_lost().await;
 
     for (id, events) in client.answers() {
         let (ended, answers): (Vec<_>, Vec<_>) = events.iter().partition(|event| is_ended(event));
@@ -119,98 +116,4 @@ pub async fn all_is_well(site: &Site, client: &Steady, secrets: &Secrets<'_>, se
 
 fn is_ended(event: &str) -> bool {
     event.contains("keycard.request.denied.v1") && event.contains("lease_ended")
-}
-
-/// keycard's queues as the broker counts them at this moment.
-pub struct Queues {
-    _connection: Connection,
-    pub channel: Channel,
-}
-
-/// Everything that a message can wait in, soonest first.
-const WAITING: [&str; 16] = [
-    "keycard.expiry",
-    "keycard.delay.1s",
-    "keycard.delay.2s",
-    "keycard.delay.5s",
-    "keycard.delay.15s",
-    "keycard.delay.30s",
-    "keycard.delay.60s",
-    "keycard.delay.120s",
-    "keycard.delay.300s",
-    "keycard.delay.900s",
-    "keycard.delay.1800s",
-    "keycard.delay.3600s",
-    "keycard.delay.14400s",
-    "keycard.delay.43200s",
-    "keycard.delay.86400s",
-    "keycard.delay.604800s",
-];
-
-/// So many of them within 5 s.
-const SHORTLY: usize = 4;
-
-impl Queues {
-    pub async fn of(site: &Site) -> Self {
-        let uri = site.uri("kc-worker");
-        let connection = Connection::connect(&uri, ConnectionProperties::default())
-            .await
-            .unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        Self {
-            _connection: connection,
-            channel,
-        }
-    }
-
-    /// Messages ready to be delivered.
-    pub async fn ready(&self, queue: &str) -> u32 {
-        self.look_at(queue).await.message_count()
-    }
-
-    /// Workers that take messages from it.
-    pub async fn consumers(&self, queue: &str) -> u32 {
-        self.look_at(queue).await.consumer_count()
-    }
-
-    async fn look_at(&self, queue: &str) -> lapin::Queue {
-        let passive = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let declared = self
-            .channel
-            .queue_declare(queue.into(), passive, FieldTable::default());
-        declared.await.unwrap()
-    }
-
-    /// Messages that wait for their time, or to be looked at.
-    pub async fn waiting(&self) -> u32 {
-        self.waiting_in(&WAITING).await
-    }
-
-    /// Messages whose next hop is at most 5 s away.
-    pub async fn waiting_shortly(&self) -> u32 {
-        self.waiting_in(&WAITING[..SHORTLY]).await
-    }
-
-    async fn waiting_in(&self, queues: &[&str]) -> u32 {
-        let mut waiting = 0;
-        for queue in queues {
-            waiting += self.ready(queue).await;
-        }
-        waiting
-    }
-
-    /// Removes every message that waits; how many there were.
-    pub async fn purge_waiting(&self) -> u32 {
-        let mut purged = 0;
-        for queue in WAITING {
-            let purge = self
-                .channel
-                .queue_purge(queue.into(), QueuePurgeOptions::default());
-            purged += purge.await.unwrap();
-        }
-        purged
-    }
 }

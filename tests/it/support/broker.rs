@@ -1,15 +1,14 @@
-//! The broker as its administrator sees it, and clients that wait for direct replies.
+//! What only a broker has: exchanges to look into, and clients that wait for direct replies.
 
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
 use serde_json::Value;
 
 use super::client::{Heard, SOON};
-use super::eventually;
+use super::services::WORKER;
 use super::site::Site;
 
 /// Somebody who may look into every queue of a site.
@@ -18,18 +17,10 @@ pub struct Administrator {
     _connection: Connection,
 }
 
-/// A message that keycard gave up.
-#[derive(Debug)]
-pub struct DeadLetter {
-    pub reason: String,
-    pub requester: Option<String>,
-    pub body: Vec<u8>,
-}
-
 impl Administrator {
     pub async fn of(site: &Site) -> Self {
         // The worker's own user may do everything in the vhost.
-        let connection = connect(site, "kc-worker").await;
+        let connection = connect(site, WORKER).await;
         let channel = confirming_channel(&connection).await;
         Self {
             channel,
@@ -37,49 +28,25 @@ impl Administrator {
         }
     }
 
-    /// Waits for the next dead letter and takes it out.
-    pub async fn dead_letter(&self) -> DeadLetter {
-        let message = eventually("a dead letter", SOON, async || {
-            self.channel
-                .basic_get(
-                    "keycard.dead-letters".into(),
-                    BasicGetOptions { no_ack: true },
-                )
-                .await
-                .unwrap()
-        })
-        .await;
-        let header = |name: &str| {
-            let headers = message.properties.headers().as_ref()?;
-            let value = headers.inner().get(name)?.as_long_string()?;
-            Some(String::from_utf8(value.as_bytes().to_vec()).unwrap())
-        };
-        DeadLetter {
-            reason: header("x-keycard-reason").expect("a dead letter has a reason"),
-            requester: header("x-keycard-requester"),
-            body: message.delivery.data.clone(),
-        }
-    }
-
     /// How many messages a queue holds right now, which the management API says a second later.
     pub async fn messages(&self, queue: &str) -> u32 {
+        self.look_at(queue).await.message_count()
+    }
+
+    /// How many take messages from a queue.
+    pub async fn consumers(&self, queue: &str) -> u32 {
+        self.look_at(queue).await.consumer_count()
+    }
+
+    async fn look_at(&self, queue: &str) -> lapin::Queue {
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         let declared = self
             .channel
-            .queue_declare(queue.into(), options, FieldTable::default())
-            .await;
-        declared.unwrap().message_count()
-    }
-}
-
-impl Site {
-    /// Nothing that could be processed was given up.
-    pub async fn assert_no_dead_letters(&self) {
-        let left = Administrator::of(self).await;
-        assert_eq!(left.messages("keycard.dead-letters").await, 0);
+            .queue_declare(queue.into(), options, FieldTable::default());
+        declared.await.unwrap()
     }
 }
 
@@ -127,7 +94,7 @@ impl DirectReply {
         let reply = reply.await.expect("a direct reply").unwrap().unwrap();
         Heard {
             event: serde_json::from_slice(&reply.data).unwrap(),
-            routing_key: reply.routing_key.to_string(),
+            routing_key: Some(reply.routing_key.to_string()),
             correlation_id: reply
                 .properties
                 .correlation_id()

@@ -1,6 +1,7 @@
 //! A service as keycard sees it: publishes commands, reads its own results.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use keycard::lease::Requester;
@@ -11,8 +12,11 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
+use tokio::task::AbortHandle;
 
 use super::eventually;
+use super::services::QueueKind;
+use super::site::Site;
 
 /// Long enough for everything that has no reason to wait, on a busy machine.
 pub const SOON: u64 = 30;
@@ -20,17 +24,30 @@ pub const SOON: u64 = 30;
 /// A connected service.
 pub struct Client {
     pub user: String,
-    pub connection: Connection,
-    pub channel: Channel,
+    wire: Wire,
     heard: Arc<Mutex<Vec<Heard>>>,
+    listening: AbortHandle,
 }
+
+/// How it reaches the queue.
+enum Wire {
+    Amqp {
+        connection: Connection,
+        channel: Channel,
+    },
+    Postgres(tokio_postgres::Client),
+}
+
+/// How often a service of Postgres looks for results.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A result as it arrived.
 #[derive(Debug, Clone)]
 pub struct Heard {
     pub event: Value,
     pub bytes: Vec<u8>,
-    pub routing_key: String,
+    /// Only a broker has it.
+    pub routing_key: Option<String>,
     pub correlation_id: Option<String>,
 }
 
@@ -52,8 +69,53 @@ impl Heard {
 }
 
 impl Client {
-    /// Connects as `user` and listens to everything that is published for it.
-    pub async fn connect(uri: &str, user: &str) -> Self {
+    /// Connects as `user` and listens to everything that is published for it from now on.
+    pub async fn connect(site: &Site, user: &str) -> Self {
+        match site.queue {
+            QueueKind::Amqp(_) => Self::of_rabbitmq(&site.uri(user), user).await,
+            QueueKind::Postgres => Self::of_postgres(site, user).await,
+        }
+    }
+
+    async fn of_postgres(site: &Site, user: &str) -> Self {
+        let connect = async || {
+            site.login(user, user)
+                .await
+                .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"))
+        };
+        let listener = connect().await;
+        let last = "SELECT coalesce(max(position), 0) FROM keycard.results(0)";
+        let row = listener.query_one(last, &[]).await;
+        let mut after: i64 = row
+            .unwrap_or_else(|error| panic!("{user} has no results: {error:?}"))
+            .get(0);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let all = Arc::clone(&heard);
+        let listening = tokio::spawn(async move {
+            let next = "SELECT position, event, correlation_id FROM keycard.results($1)";
+            while let Ok(rows) = listener.query(next, &[&after]).await {
+                for row in rows {
+                    let event: String = row.get(1);
+                    after = row.get(0);
+                    all.lock().unwrap().push(Heard {
+                        event: serde_json::from_str(&event).unwrap(),
+                        routing_key: None,
+                        correlation_id: row.get(2),
+                        bytes: event.into_bytes(),
+                    });
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        });
+        Self {
+            user: user.to_owned(),
+            wire: Wire::Postgres(connect().await),
+            heard,
+            listening: listening.abort_handle(),
+        }
+    }
+
+    async fn of_rabbitmq(uri: &str, user: &str) -> Self {
         let connection = Connection::connect(uri, ConnectionProperties::default())
             .await
             .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"));
@@ -98,11 +160,11 @@ impl Client {
             .unwrap();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&heard);
-        tokio::spawn(async move {
+        let listening = tokio::spawn(async move {
             while let Some(Ok(delivery)) = consumer.next().await {
                 all.lock().unwrap().push(Heard {
                     event: serde_json::from_slice(&delivery.data).unwrap(),
-                    routing_key: delivery.routing_key.to_string(),
+                    routing_key: Some(delivery.routing_key.to_string()),
                     correlation_id: delivery
                         .properties
                         .correlation_id()
@@ -114,9 +176,28 @@ impl Client {
         });
         Self {
             user: user.to_owned(),
-            connection,
-            channel,
+            wire: Wire::Amqp {
+                connection,
+                channel,
+            },
             heard,
+            listening: listening.abort_handle(),
+        }
+    }
+
+    /// Its connection to the broker.
+    pub fn connection(&self) -> &Connection {
+        match &self.wire {
+            Wire::Amqp { connection, .. } => connection,
+            Wire::Postgres(_) => panic!("{} has no broker", self.user),
+        }
+    }
+
+    /// Its channel of the broker.
+    pub fn channel(&self) -> &Channel {
+        match &self.wire {
+            Wire::Amqp { channel, .. } => channel,
+            Wire::Postgres(_) => panic!("{} has no broker", self.user),
         }
     }
 
@@ -153,12 +234,8 @@ impl Client {
     /// Publishes a command with an id of its own.
     pub async fn send(&self, id: &str, kind: &str, data: Value) {
         let event = self.event(id, kind, data);
-        self.publish(
-            exchange_of(kind),
-            event.to_string().as_bytes(),
-            self.properties(),
-        )
-        .await;
+        self.publish(lane_of(kind), event.to_string().as_bytes())
+            .await;
     }
 
     /// A command as this service writes it.
@@ -174,7 +251,22 @@ impl Client {
         })
     }
 
-    /// What every message of this service says.
+    /// Publishes anything, and waits for the queue to have it; `lane` is `requests` or `leases`.
+    pub async fn publish(&self, lane: &str, body: &[u8]) {
+        match &self.wire {
+            Wire::Amqp { .. } => {
+                self.publish_to(&format!("keycard.{lane}"), body, self.properties())
+                    .await;
+            }
+            Wire::Postgres(sql) => {
+                sql.query_one("SELECT keycard.send($1, $2::bytea)", &[&lane, &body])
+                    .await
+                    .unwrap_or_else(|error| panic!("{} cannot send: {error:?}", self.user));
+            }
+        }
+    }
+
+    /// What every message of this service says to a broker.
     pub fn properties(&self) -> BasicProperties {
         BasicProperties::default()
             .with_user_id(self.user.as_str().into())
@@ -182,10 +274,10 @@ impl Client {
             .with_delivery_mode(2)
     }
 
-    /// Publishes anything, and waits for the broker to have it.
-    pub async fn publish(&self, exchange: &str, body: &[u8], properties: BasicProperties) {
+    /// Publishes anything to an exchange of the broker, and waits for it to be there.
+    pub async fn publish_to(&self, exchange: &str, body: &[u8], properties: BasicProperties) {
         let confirmation = self
-            .channel
+            .channel()
             .basic_publish(
                 exchange.into(),
                 "".into(),
@@ -252,11 +344,17 @@ impl Client {
     }
 }
 
-fn exchange_of(kind: &str) -> &'static str {
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+fn lane_of(kind: &str) -> &'static str {
     if kind.starts_with("lease.") {
-        "keycard.leases"
+        "leases"
     } else {
-        "keycard.requests"
+        "requests"
     }
 }
 

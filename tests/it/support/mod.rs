@@ -5,8 +5,10 @@ pub mod audit;
 pub mod broker;
 pub mod client;
 pub mod gate;
+pub mod queues;
 pub mod secrets_manager;
 pub mod servers;
+pub mod services;
 pub mod site;
 pub mod steady;
 

@@ -1,20 +1,19 @@
-//! A place of its own for each test: vhost, database, store, configuration and workers.
+//! A place of its own for each test: queue, database, store, configuration and workers.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use keycard::lease::Requester;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 use super::client::Client;
 use super::eventually;
-use super::servers::{Postgres, RabbitMq, shared_postgres, shared_rabbitmq};
+use super::servers::{Postgres, shared_postgres, shared_rabbitmq};
+use super::services::QueueKind;
 
 /// Where a site keeps its secrets.
 pub enum StoreKind {
@@ -27,7 +26,7 @@ pub enum StoreKind {
 /// What a test wants different from the usual.
 pub struct Wishes {
     pub postgres: &'static Postgres,
-    pub rabbitmq: &'static RabbitMq,
+    pub queue: QueueKind,
     pub store: StoreKind,
     /// Further lines of the role `app-role`.
     pub role: String,
@@ -43,7 +42,7 @@ impl Default for Wishes {
     fn default() -> Self {
         Self {
             postgres: shared_postgres(),
-            rabbitmq: shared_rabbitmq(),
+            queue: QueueKind::default(),
             store: StoreKind::Directory,
             role: String::new(),
             sections: String::new(),
@@ -58,7 +57,7 @@ pub struct Site {
     /// Unique on this machine for as long as the tests run.
     pub name: String,
     pub postgres: &'static Postgres,
-    pub rabbitmq: &'static RabbitMq,
+    pub queue: QueueKind,
     pub vhost: String,
     pub dbname: String,
     pub admin: String,
@@ -70,25 +69,21 @@ pub struct Site {
     workers: AtomicU32,
 }
 
-/// Broker users of every site; their password is their name.
-const USERS: [&str; 9] = [
-    "kc-worker",
-    "orders-svc",
-    "billing-svc",
-    "platform-ops",
-    "mallory",
-    "a",
-    "a.b",
-    "a/b",
-    "../x",
-];
-
 static SITES: AtomicU32 = AtomicU32::new(0);
 
 impl Site {
     /// The usual site.
     pub async fn usual() -> Self {
         Self::new(Wishes::default()).await
+    }
+
+    /// A site on `RabbitMQ`, for what no other queue has.
+    pub async fn on_rabbitmq() -> Self {
+        Self::new(Wishes {
+            queue: QueueKind::Amqp(shared_rabbitmq()),
+            ..Wishes::default()
+        })
+        .await
     }
 
     pub async fn new(wishes: Wishes) -> Self {
@@ -101,16 +96,16 @@ impl Site {
             admin: format!("admin_{name}"),
             group: format!("app_{name}"),
             config: directory.path().join("keycard.toml"),
-            secrets: directory.path().join("secrets"),
+            secrets: directory.path().join("keycard-secrets"),
             postgres: wishes.postgres,
-            rabbitmq: wishes.rabbitmq,
+            queue: wishes.queue,
             environment: environment(&wishes.store),
             directory,
             workers: AtomicU32::new(0),
             name,
         };
         fs::write(&site.config, site.configuration(&wishes)).unwrap();
-        site.prepare_broker();
+        site.prepare_queue().await;
         site.prepare_database().await;
         site
     }
@@ -130,12 +125,7 @@ allowed_roles = ["*"]
 [roles.app-role]
 database = "app"
 requesters = {requesters:?}
-{role}
-[queue]
-kind = "amqp"
-url = "amqp://kc-worker@{broker}:{broker_port}/{vhost}"
-password = {{ env = "BROKER_PASSWORD" }}
-
+{role}{queue}
 [worker]
 sweep_interval = "{sweep_interval}"
 "#,
@@ -146,19 +136,12 @@ sweep_interval = "{sweep_interval}"
             admin = self.admin,
             requesters = wishes.requesters,
             role = self.role(&wishes.role),
-            broker = self.rabbitmq.host,
-            broker_port = self.rabbitmq.port,
-            vhost = self.vhost,
+            queue = self.queue_section(),
             sweep_interval = wishes.sweep_interval,
         );
         match &wishes.store {
-            StoreKind::Directory => {
-                let _ = write!(
-                    text,
-                    "[store]\nkind = \"directory\"\npath = {:?}\n",
-                    self.secrets
-                );
-            }
+            // The default, beside the configuration.
+            StoreKind::Directory => {}
             StoreKind::Aws(_) => {
                 let _ = write!(
                     text,
@@ -186,30 +169,6 @@ sweep_interval = "{sweep_interval}"
             let _ = writeln!(lines, "groups = [\"{}\"]", self.group);
         }
         lines + &wished.replace("GROUP", &self.group) + "\n"
-    }
-
-    fn prepare_broker(&self) {
-        let rabbitmq = self.rabbitmq;
-        rabbitmq.create_vhost(&self.vhost);
-        for user in USERS {
-            add_user_once(rabbitmq, user);
-            if user == "kc-worker" {
-                let own = "^keycard\\.";
-                let write = "^(keycard\\.|amq\\.default$)";
-                rabbitmq.set_permissions(&self.vhost, user, own, write, own);
-            } else {
-                // Its own anonymous queue, the two command exchanges, results.
-                rabbitmq.set_permissions(
-                    &self.vhost,
-                    user,
-                    "^amq\\.gen.*",
-                    "^(amq\\.gen.*|keycard\\.(requests|leases))$",
-                    "^(amq\\.gen.*|keycard\\.events)$",
-                );
-                let own = format!("^{}\\.", Requester::new(user).unwrap().encoded());
-                rabbitmq.set_topic_permissions(&self.vhost, user, "keycard.events", &own);
-            }
-        }
     }
 
     async fn prepare_database(&self) {
@@ -288,16 +247,27 @@ sweep_interval = "{sweep_interval}"
         username: &str,
         password: &str,
     ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::Config::new()
+        let config = self.connection(dbname, username, password);
+        let (client, connection) = config.connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// How anybody connects to the site's server.
+    pub fn connection(
+        &self,
+        dbname: &str,
+        username: &str,
+        password: &str,
+    ) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
             .host(&self.postgres.host)
             .port(self.postgres.port)
             .dbname(dbname)
             .user(username)
-            .password(password)
-            .connect(NoTls)
-            .await?;
-        tokio::spawn(connection);
-        Ok(client)
+            .password(password);
+        config
     }
 
     /// One number of the site's database.
@@ -315,17 +285,7 @@ sweep_interval = "{sweep_interval}"
 
     /// A service of this site.
     pub async fn client(&self, user: &str) -> Client {
-        Client::connect(&self.uri(user), user).await
-    }
-
-    /// How a broker user of this site connects.
-    pub fn uri(&self, user: &str) -> String {
-        let encoded =
-            percent_encoding::utf8_percent_encode(user, percent_encoding::NON_ALPHANUMERIC);
-        format!(
-            "amqp://{encoded}:{encoded}@{}:{}/{}",
-            self.rabbitmq.host, self.rabbitmq.port, self.vhost
-        )
+        Client::connect(self, user).await
     }
 
     /// The secret that an `issued` event points to, as a client reads a file.
@@ -356,15 +316,8 @@ sweep_interval = "{sweep_interval}"
     pub fn worker_at(&self, level: &str, variables: &[(&str, &str)]) -> Worker {
         let number = self.workers.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("worker{number}.log"));
-        let child = self
-            .command(&["--log-level", level, "worker"])
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        Worker { child, log }
+        let mut command = self.command(&["--log-level", level, "worker"]);
+        Worker::start(command.envs(variables.iter().copied()), log)
     }
 
     /// Runs the command line of this site to its end.
@@ -414,16 +367,6 @@ fn environment(store: &StoreKind) -> Vec<(String, String)> {
     variables
 }
 
-/// Users belong to the broker, not to a vhost.
-fn add_user_once(rabbitmq: &RabbitMq, user: &str) {
-    static ADDED: OnceLock<std::sync::Mutex<std::collections::BTreeSet<(u16, String)>>> =
-        OnceLock::new();
-    let mut added = ADDED.get_or_init(Default::default).lock().unwrap();
-    if added.insert((rabbitmq.port, user.to_owned())) {
-        rabbitmq.add_user(user, user);
-    }
-}
-
 fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else {
         return vec![];
@@ -442,7 +385,9 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.rabbitmq.delete_vhost(&self.vhost);
+        if let QueueKind::Amqp(rabbitmq) = self.queue {
+            rabbitmq.delete_vhost(&self.vhost);
+        }
     }
 }
 
@@ -453,18 +398,35 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// A running worker; killed when dropped.
+/// A running worker, or a service; killed when dropped.
 pub struct Worker {
     child: Child,
     log: PathBuf,
 }
 
 impl Worker {
+    /// Starts what `command` says, all of whose output goes to the file `log`.
+    pub fn start(command: &mut Command, log: PathBuf) -> Self {
+        let output = fs::File::create(&log).unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
     pub async fn ready(&self) {
         eventually("the worker serves", 60, async || {
             self.log().contains("keycard serves").then_some(())
         })
         .await;
+    }
+
+    /// Its process's id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// All that it has logged.

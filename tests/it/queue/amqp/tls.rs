@@ -55,14 +55,19 @@ fn write(directory: &Path, name: &str, pem: &str) -> std::path::PathBuf {
     path
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_private_authority_is_trusted_and_no_other() {
+/// As the binary does.
+pub fn use_one_crypto_provider() {
     static PROVIDER: Once = Once::new();
     PROVIDER.call_once(|| {
         rustls::crypto::aws_lc_rs::default_provider()
             .install_default()
             .unwrap();
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_authority_is_trusted_and_no_other() {
+    use_one_crypto_provider();
     let directory = tempfile::tempdir().unwrap();
     let (right, wrong) = (authority("right"), authority("wrong"));
     let key = KeyPair::generate().unwrap();

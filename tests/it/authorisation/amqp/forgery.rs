@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::support::broker::{Administrator, DirectReply, publish_to};
 use crate::support::client::{Client, SOON, fresh_id};
 use crate::support::eventually;
+use crate::support::queues::Queues;
 use crate::support::site::Site;
 
 /// An expiry event as keycard writes it, already due.
@@ -49,18 +50,18 @@ fn deferred_by_keycard(lane: &str) -> FieldTable {
 async fn trusted_too_far(site: &Site, user: &str) -> Client {
     let exchanges = "^(amq\\.gen.*|amq\\.default|keycard\\.(requests|leases))?$";
     let reads = "^(amq\\.gen.*|keycard\\.events)$";
-    site.rabbitmq
+    site.rabbitmq()
         .set_permissions(&site.vhost, user, "^amq\\.gen.*", exchanges, reads);
     site.client(user).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_expiry_events_end_nothing_and_are_parked() {
-    let site = Site::usual().await;
+    let site = Site::on_rabbitmq().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     let mallory = trusted_too_far(&site, "mallory").await;
-    let administrator = Administrator::of(&site).await;
+    let queues = Queues::of(&site).await;
     let issued = orders.issued("app-role", None).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
     let locator = format!("keycard/orders-svc/app-role/{lease_id}");
@@ -98,14 +99,14 @@ async fn forged_expiry_events_end_nothing_and_are_parked() {
     ] {
         let body = event.to_string();
         publish_to(
-            &mallory.channel,
+            mallory.channel(),
             "",
             queue,
             body.as_bytes(),
             properties.clone(),
         )
         .await;
-        let letter = administrator.dead_letter().await;
+        let letter = queues.dead_letter().await;
         let reason = if properties.user_id().is_some() {
             "unauthenticated: user 'mallory' has no business in this queue"
         } else {
@@ -123,11 +124,11 @@ async fn forged_expiry_events_end_nothing_and_are_parked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_of_keycards_own_are_not_believed_from_a_client() {
-    let site = Site::usual().await;
+    let site = Site::on_rabbitmq().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     let mallory = site.client("mallory").await;
-    let administrator = Administrator::of(&site).await;
+    let queues = Queues::of(&site).await;
     let issued = orders.issued("app-role", None).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
 
@@ -145,12 +146,12 @@ async fn headers_of_keycards_own_are_not_believed_from_a_client() {
         let id = event["id"].as_str().unwrap();
         let before = mallory.answers_to(id).len();
         mallory
-            .publish(exchange, event.to_string().as_bytes(), properties)
+            .publish_to(exchange, event.to_string().as_bytes(), properties)
             .await;
         let answers = mallory.answers(id, before + 1).await;
         assert_eq!(answers.last().unwrap().denial(), code);
         if code == "unsupported_type" {
-            let letter = administrator.dead_letter().await;
+            let letter = queues.dead_letter().await;
             assert_eq!(letter.requester.as_deref(), Some("mallory"));
         }
     }
@@ -161,14 +162,14 @@ async fn headers_of_keycards_own_are_not_believed_from_a_client() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cannot_publish_under_another_name() {
-    let site = Site::usual().await;
+    let site = Site::on_rabbitmq().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     let mallory = site.client("mallory").await;
     for user in ["orders-svc", "kc-worker"] {
         let request = mallory.asking(&fresh_id(), "app-role");
         let body = request.to_string().into_bytes();
-        let channel = mallory.connection.create_channel().await.unwrap();
+        let channel = mallory.connection().create_channel().await.unwrap();
         let properties = mallory.properties().with_user_id(user.into());
         let publishing = channel.basic_publish(
             "keycard.requests".into(),
@@ -191,7 +192,7 @@ async fn a_client_cannot_publish_under_another_name() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn forged_reply_addresses_hurt_nobody() {
-    let site = Site::usual().await;
+    let site = Site::on_rabbitmq().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     let mallory = site.client("mallory").await;
@@ -224,7 +225,7 @@ async fn forged_reply_addresses_hurt_nobody() {
             let request = forger.asking(&fresh_id(), "app-role");
             let properties = forger.properties().with_reply_to(address.into());
             forger
-                .publish(
+                .publish_to(
                     "keycard.requests",
                     request.to_string().as_bytes(),
                     properties,

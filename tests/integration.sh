@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the integration tests that depend on PostgreSQL or on the queue:
+#
+#   tests/integration.sh 17 postgres    on PostgreSQL 17, which carries the queue as well
+#   tests/integration.sh 17 amqp        on PostgreSQL 17 and RabbitMQ
+#
+# Stores and contract depend on neither. What only RabbitMQ can do is tested in
+# modules named amqp.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=$1 queue=$2
+own=queue::amqp::
+[[ $queue == amqp ]] || own=amqp::
+
+echo "== PostgreSQL $version, queue: $queue"
+KEYCARD_TEST_POSTGRES=$version KEYCARD_TEST_QUEUE=$queue \
+    cargo test --locked --no-fail-fast --test it -- --skip "$own" --skip store:: --skip contract::

@@ -1,0 +1,160 @@
+//! The queue of a site, and who its services are there.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Mutex;
+
+use keycard::lease::Requester;
+
+use super::servers::{RabbitMq, shared_rabbitmq};
+use super::site::Site;
+
+/// What carries a site's messages.
+#[derive(Clone, Copy)]
+pub enum QueueKind {
+    /// A vhost of this broker.
+    Amqp(&'static RabbitMq),
+    /// The site's own database, as without any [queue].
+    Postgres,
+}
+
+/// The adapter to test: `KEYCARD_TEST_QUEUE`, else amqp.
+impl Default for QueueKind {
+    #[expect(clippy::disallowed_methods, reason = "the tests' own setting")]
+    fn default() -> Self {
+        match std::env::var("KEYCARD_TEST_QUEUE").as_deref() {
+            Err(_) | Ok("amqp") => Self::Amqp(shared_rabbitmq()),
+            Ok("postgres") => Self::Postgres,
+            Ok(other) => panic!("KEYCARD_TEST_QUEUE={other}: write amqp or postgres"),
+        }
+    }
+}
+
+/// Users of every site, of the broker or of Postgres; their password is their name.
+const USERS: [&str; 8] = [
+    "orders-svc",
+    "billing-svc",
+    "platform-ops",
+    "mallory",
+    "a",
+    "a.b",
+    "a/b",
+    "../x",
+];
+
+/// keycard's own user of the broker.
+pub const WORKER: &str = "kc-worker";
+
+impl Site {
+    /// The broker; a site whose queue is in Postgres has none.
+    pub fn rabbitmq(&self) -> &'static RabbitMq {
+        match self.queue {
+            QueueKind::Amqp(rabbitmq) => rabbitmq,
+            QueueKind::Postgres => panic!("this site has no broker"),
+        }
+    }
+
+    /// Makes a place for messages and everybody who uses it.
+    pub async fn prepare_queue(&self) {
+        if let QueueKind::Amqp(rabbitmq) = self.queue {
+            rabbitmq.create_vhost(&self.vhost);
+            add_user_once(rabbitmq, WORKER);
+            let own = "^keycard\\.";
+            let write = "^(keycard\\.|amq\\.default$)";
+            rabbitmq.set_permissions(&self.vhost, WORKER, own, write, own);
+        }
+        self.add_services(&USERS).await;
+    }
+
+    /// Lets services use the queue. Postgres roles belong to all the databases of a server.
+    pub async fn add_services(&self, names: &[&str]) {
+        match self.queue {
+            QueueKind::Amqp(rabbitmq) => {
+                for name in names {
+                    add_user_once(rabbitmq, name);
+                    self.permit(rabbitmq, name);
+                }
+            }
+            QueueKind::Postgres => {
+                static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+                let _turn = TURN.lock().await;
+                let mut script = String::new();
+                for name in names {
+                    let _ = writeln!(
+                        script,
+                        "DO $$ BEGIN
+                             IF to_regrole('\"{name}\"') IS NULL THEN
+                                 CREATE ROLE \"{name}\" LOGIN PASSWORD '{name}';
+                             END IF;
+                         END $$;"
+                    );
+                }
+                let server = self.sql_in("postgres").await;
+                server.batch_execute(&script).await.unwrap();
+            }
+        }
+    }
+
+    /// Its own anonymous queue, the two command exchanges, results.
+    fn permit(&self, rabbitmq: &RabbitMq, name: &str) {
+        rabbitmq.set_permissions(
+            &self.vhost,
+            name,
+            "^amq\\.gen.*",
+            "^(amq\\.gen.*|keycard\\.(requests|leases))$",
+            "^(amq\\.gen.*|keycard\\.events)$",
+        );
+        let own = format!("^{}\\.", Requester::new(name).unwrap().encoded());
+        rabbitmq.set_topic_permissions(&self.vhost, name, "keycard.events", &own);
+    }
+
+    /// How a broker user of this site connects.
+    pub fn uri(&self, user: &str) -> String {
+        let rabbitmq = self.rabbitmq();
+        let encoded =
+            percent_encoding::utf8_percent_encode(user, percent_encoding::NON_ALPHANUMERIC);
+        format!(
+            "amqp://{encoded}:{encoded}@{}:{}/{}",
+            rabbitmq.host, rabbitmq.port, self.vhost
+        )
+    }
+
+    /// What a client's configuration says of the queue: `client.url`.
+    pub fn client_url(&self, user: &str) -> String {
+        match self.queue {
+            QueueKind::Amqp(rabbitmq) => format!(
+                "amqp://{user}@{}:{}/{}",
+                rabbitmq.host, rabbitmq.port, self.vhost
+            ),
+            QueueKind::Postgres => format!(
+                "postgresql://{user}@{}:{}/{}",
+                self.postgres.host, self.postgres.port, self.dbname
+            ),
+        }
+    }
+
+    /// What the configuration says of the queue.
+    pub fn queue_section(&self) -> String {
+        match self.queue {
+            QueueKind::Amqp(rabbitmq) => format!(
+                r#"
+[queue]
+kind = "amqp"
+url = "amqp://{WORKER}@{}:{}/{}"
+password = {{ env = "BROKER_PASSWORD" }}
+"#,
+                rabbitmq.host, rabbitmq.port, self.vhost
+            ),
+            QueueKind::Postgres => String::new(),
+        }
+    }
+}
+
+/// Users belong to the broker, not to a vhost.
+fn add_user_once(rabbitmq: &RabbitMq, user: &str) {
+    static ADDED: Mutex<BTreeSet<(u16, String)>> = Mutex::new(BTreeSet::new());
+    let mut added = ADDED.lock().unwrap();
+    if added.insert((rabbitmq.port, user.to_owned())) {
+        rabbitmq.add_user(user, user);
+    }
+}

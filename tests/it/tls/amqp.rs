@@ -1,0 +1,31 @@
+//! A broker that is not who it should be.
+
+use super::{Authority, Secured, trusted, trusted_broker};
+use crate::support::servers::shared_rabbitmq;
+use crate::support::services::QueueKind;
+
+/// The worker does not serve and says all of `words`.
+async fn misses_its_broker(secured: &Secured, words: &[&str]) {
+    let log = secured.says(words).await;
+    assert!(!log.contains("keycard serves"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_of_an_unknown_authority_is_not_spoken_to() {
+    let servers = trusted();
+    let ca = servers.authority.certificate();
+    let mut secured = Secured::new(&servers.postgres, QueueKind::Amqp(trusted_broker()), &ca).await;
+    let stranger = Authority::for_hosts(&["127.0.0.1"]);
+    let other = stranger.certificate();
+    secured.set("KEYCARD_QUEUE__CA_FILE", other.to_str().unwrap());
+    misses_its_broker(&secured, &["RabbitMQ is out of reach", "UnknownIssuer"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_tls_is_not_spoken_to_when_tls_is_wanted() {
+    let servers = trusted();
+    let ca = servers.authority.certificate();
+    let queue = QueueKind::Amqp(shared_rabbitmq());
+    let secured = Secured::new(&servers.postgres, queue, &ca).await;
+    misses_its_broker(&secured, &["RabbitMQ is out of reach", "corrupt message"]).await;
+}
