@@ -10,6 +10,7 @@ mod cli;
 mod commands;
 mod contract;
 mod dead_letters;
+mod demo;
 mod documents;
 mod embedded;
 mod expiry;
