@@ -187,8 +187,10 @@ async fn check_owner(client: &Client, database: &str) -> Result<(), LedgerError>
                  SELECT 'routine keycard.' || proname, proowner FROM pg_proc
                  WHERE pronamespace = 'keycard'::regnamespace
                  UNION ALL
-                 SELECT 'type keycard.' || typname, typowner FROM pg_type
+                 SELECT 'type keycard.' || typname, typowner FROM pg_type t
                  WHERE typnamespace = 'keycard'::regnamespace
+                   -- Postgres makes an array of every type, with the same owner.
+                   AND NOT EXISTS (SELECT FROM pg_type element WHERE element.typarray = t.oid)
                  UNION ALL
                  SELECT 'trigger ' || t.tgname || ' of keycard.' || c.relname, p.proowner
                  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
