@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::QueueError;
 use crate::clock;
+use crate::fault::Disposition;
 
 /// Longest pause between two attempts to connect; the jitter at most doubles it.
 const PAUSE_MAX: Duration = Duration::from_secs(15);
@@ -52,6 +54,21 @@ impl Outage {
             );
         }
         self.begun = Some((since, text));
+    }
+
+    /// Says that an attempt failed and waits before the next one; what no waiting mends is given
+    /// back.
+    pub(super) async fn wait_out(
+        &mut self,
+        error: QueueError,
+        pauses: &mut ExponentialBackoff,
+    ) -> Result<(), QueueError> {
+        if error.disposition == Disposition::Fatal {
+            return Err(error);
+        }
+        self.failed(&error);
+        sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
+        Ok(())
     }
 
     pub(super) fn over(&mut self) {

@@ -46,7 +46,6 @@ use self::reply::Replier;
 use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY};
 use super::outage::pauses;
 use super::{Delivery, Lane, Outgoing, Queue, QueueError, ReplyTo};
-use crate::fault::Disposition;
 use crate::password::ReadPassword;
 
 /// Longest wait for any one answer of the broker's.
@@ -114,15 +113,8 @@ impl AmqpQueue {
             };
             match prepared.await {
                 Ok(connection) => break connection,
-                Err(
-                    error @ QueueError {
-                        disposition: Disposition::Fatal,
-                        ..
-                    },
-                ) => return Err(error),
-                Err(error) => outage.failed(&error),
+                Err(error) => outage.wait_out(error, &mut pauses).await?,
             }
-            sleep(pauses.next().unwrap_or(OPERATION_TIMEOUT)).await;
         };
         outage.over();
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -98,15 +98,8 @@ impl PostgresQueue {
             };
             match prepared.await {
                 Ok(()) => break,
-                Err(
-                    error @ QueueError {
-                        disposition: Disposition::Fatal,
-                        ..
-                    },
-                ) => return Err(error),
-                Err(error) => outage.failed(&error),
+                Err(error) => outage.wait_out(error, &mut pauses).await?,
             }
-            sleep(pauses.next().unwrap_or(OPERATION_TIMEOUT)).await;
         }
         outage.over();
 
