@@ -114,6 +114,8 @@ async fn renewed_file(
     target: &Target,
     signals: &mut Signals,
 ) -> Result<Life, Failure> {
+    // What cannot be written shall not be issued, time and again.
+    target.try_out()?;
     let held = credential::obtain(service, &arguments.role, arguments.ttl, signals).await?;
     if let Err(error) = target.write(&secret::show(&held, arguments.format)) {
         let problem = target.unwritable(&error);
@@ -178,9 +180,15 @@ impl Target {
                 path.display()
             )));
         }
-        match target.opened().and_then(|_| target.fresh()) {
-            Ok(_) => Ok(target),
-            Err(error) => Err(Failure::Usage(target.unwritable(&error))),
+        target.try_out()?;
+        Ok(target)
+    }
+
+    /// Finds out whether a file can take its place now.
+    fn try_out(&self) -> Result<(), Failure> {
+        match self.opened().and_then(|_| self.fresh()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::Usage(self.unwritable(&error))),
         }
     }
 

@@ -111,6 +111,35 @@ async fn a_directory_that_cannot_be_read_is_refused_before_anything_is_asked_for
     assert_eq!(site.count("SELECT count(*) FROM keycard.leases").await, 0);
 }
 
+/// A directory that goes away costs no credential after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_issued_for_a_file_that_cannot_be_written_any_more() {
+    let site = Site::new(Wishes {
+        role: "default_ttl = \"4s\"\nmax_ttl = \"4s\"".to_owned(),
+        ..Wishes::default()
+    })
+    .await;
+    let _worker = site.worker().await;
+    let orders = Person::new(&site, "orders-svc");
+    let directory = site.path().join("run");
+    std::fs::create_dir(&directory).unwrap();
+    let mut keeper = orders.start("keeper", &["fetch", "app-role", "--out", "run/file"]);
+    keeper.says("holds a new credential").await;
+    std::fs::remove_dir_all(&directory).unwrap();
+    let issued = "SELECT count(*) FROM keycard.leases";
+    let before = site.count(issued).await;
+    keeper.says("run cannot be written").await;
+    keeper.says("trying again in 2 s").await;
+    assert_eq!(site.count(issued).await, before, "{}", keeper.stderr());
+    std::fs::create_dir(&directory).unwrap();
+    eventually("the file is there again", SOON, async || {
+        read(&directory.join("file"))
+    })
+    .await;
+    keeper.signal("TERM");
+    assert_eq!(keeper.exit().await.code(), Some(0));
+}
+
 /// It is there before its broker, and goes on when that comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn it_waits_for_a_broker_that_is_away() {
