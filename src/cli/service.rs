@@ -33,6 +33,8 @@ const REVOCATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The user of the [client] section, able to send commands.
 pub(super) struct Service {
     queue: Box<dyn Requesting>,
+    /// Who it is to keycard.
+    user: String,
     /// Variables that give passwords which a credential's user does without.
     withheld: BTreeSet<String>,
 }
@@ -55,6 +57,7 @@ impl Service {
         let client = config::Client::load(path, environment)?;
         Ok(Self {
             queue: app::client(&client)?,
+            user: client.user().to_owned(),
             withheld: config::password_variables(path, environment)?,
         })
     }
@@ -156,7 +159,7 @@ impl Service {
         if let ResultData::Denied(denied) = event.data {
             return Err(Failure::Denied {
                 code: denied.code,
-                message: denied.message,
+                message: format!("{} (asked as '{}')", denied.message, self.user),
                 retryable: denied.retryable,
             });
         }

@@ -1,7 +1,7 @@
 //! Signals: those that end a command, and those that are its child's.
 //!
-//! What was ignored when keycard was started stays so. SIGTSTP and SIGCONT stay with the system: the terminal sends them to the whole job, keycard and
-//! child alike.
+//! What was ignored when keycard was started stays so. SIGTSTP and SIGCONT stay with the system: the
+//! terminal sends them to the whole job, keycard and child alike.
 
 use std::fs::File;
 use std::future::poll_fn;

@@ -109,7 +109,9 @@ async fn what_is_refused_is_told_with_a_remedy() {
         assert_eq!(output.status.code(), Some(3), "{}", output.stderr);
         let said = output.stderr;
         assert!(
-            said.contains("denied (role_not_allowed)") && said.contains("requesters"),
+            said.contains("denied (role_not_allowed)")
+                && said.contains("requesters")
+                && said.contains("(asked as 'orders-svc')"),
             "{said}"
         );
         assert_eq!(said.lines().count(), 1, "{said}");
