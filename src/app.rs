@@ -28,7 +28,7 @@ use crate::store::SecretStore;
 use crate::store::aws::{self, AwsSecretsManager};
 use crate::store::directory::{self, Directory};
 use crate::wire::SecretPointer;
-use crate::worker::{HOLD, Parts, Worker};
+use crate::worker::{HOLD, Parts, Report, Views, Worker};
 
 /// A part could not be built. Its text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -86,9 +86,23 @@ async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worke
         store,
         ledgers,
         sweep_interval: config.worker.sweep_interval,
+        reconcile_interval: config.worker.reconcile_interval,
+        counts_leases: config.worker.metrics_address.is_some(),
         prefetch: config.queue.prefetch(),
     };
     Ok(Worker::new(parts, stop.clone()))
+}
+
+/// Compares ledgers, logins and secrets without changing anything or needing the queue.
+///
+/// # Errors
+/// What somebody must mend first; a database that is away is told in the report.
+pub async fn compare(config: &Config) -> Result<Report, AppError> {
+    let rules = Arc::new(rules(config));
+    let store = store(config).await?;
+    let ledgers = ledgers(config, &rules)?;
+    let views = Views::open(ledgers.iter(), false).await;
+    Ok(views.compare(&rules, store.as_ref()).await)
 }
 
 async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, AppError> {
@@ -355,6 +369,8 @@ pub fn rules(config: &Config) -> Rules {
         operators: config.operators.clone(),
         hold: seconds(HOLD),
         request_age_max: seconds(config.worker.max_request_age),
+        keep_closed_leases: seconds(config.worker.keep_closed_leases),
+        keep_audit: seconds(config.worker.keep_audit),
         roles: config.roles.iter().map(by_name).collect(),
         databases: config
             .databases

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod lease;
 pub mod ledger;
 pub mod login;
+pub mod metrics;
 pub mod password;
 pub mod queue;
 pub mod store;

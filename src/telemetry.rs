@@ -36,13 +36,17 @@ const CLAMPED: [(&str, LevelFilter); 13] = [
     ("want", LevelFilter::INFO),
 ];
 
-/// What is logged at `level`: whatever it is, libraries that would print bodies stay at INFO.
+/// What is logged at `level`: whatever it is, libraries that would print bodies stay at INFO, and
+/// so does the audit.
 #[must_use]
 pub fn targets(level: LevelFilter) -> Targets {
-    CLAMPED.into_iter().fold(
-        Targets::new().with_default(level),
-        |targets, (name, most)| targets.with_target(name, level.min(most)),
-    )
+    CLAMPED
+        .into_iter()
+        .fold(
+            Targets::new().with_default(level),
+            |targets, (name, most)| targets.with_target(name, level.min(most)),
+        )
+        .with_target("audit", LevelFilter::INFO)
 }
 
 /// Writes logs to standard error. A second call changes nothing.

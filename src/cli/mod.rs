@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod audit;
 mod config_check;
 mod credential;
 mod dead_letters;
@@ -9,6 +10,7 @@ mod lease;
 mod life;
 mod manual;
 mod output;
+mod reconcile;
 mod request;
 mod run;
 mod secret;
@@ -44,9 +46,10 @@ const GLOBAL: &str = "Options of every command";
     about = "Short-lived PostgreSQL credentials on request, taken back on time.",
     after_help = "Example:\n  keycard --config keycard.toml config check\n\n\
                   Exit codes: 0 done; 1 failed, the message says what and what to do; 2 the \
-                  arguments or the configuration are wrong; 3 the request was denied; 128 and a \
-                  signal's number when that has interrupted it. run and connect exit as their \
-                  command does, with 126 when it cannot be run and 127 when there is none."
+                  arguments or the configuration are wrong; 3 the request was denied; 4 reconcile found \
+                  what differs; 128 and a signal's number when that has interrupted it. run and \
+                  connect exit as their command does, with 126 when it cannot be run and 127 when \
+                  there is none."
 )]
 pub struct Arguments {
     /// The configuration [default: ./keycard.toml, then /etc/keycard/keycard.toml].
@@ -121,6 +124,14 @@ enum Command {
     /// Look at leases in the ledger itself, and change them.
     #[command(subcommand, after_help = "Example:\n  keycard lease list")]
     Lease(lease::Command),
+    /// Who had which credential, why it ended, and who was refused; the newest last.
+    #[command(after_help = "Example:\n  keycard audit --username kc_app-role_1 --since 30d")]
+    Audit(audit::Arguments),
+    /// Compare ledgers, logins and secrets, both ways; exit code 4 when something differs.
+    #[command(
+        after_help = "Example:\n  keycard reconcile\n  keycard reconcile --apply --output json"
+    )]
+    Reconcile(reconcile::Arguments),
     /// Look at what could not be processed, and hand it over again or drop it, with the user of the
     /// [client] section.
     #[command(
@@ -167,11 +178,13 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         Command::Worker => LevelFilter::INFO,
         Command::Config(_)
         | Command::SetupSql { .. }
+        | Command::Audit(_)
         | Command::Request(_)
         | Command::Run(_)
         | Command::Connect(_)
         | Command::Fetch(_)
         | Command::Lease(_)
+        | Command::Reconcile(_)
         | Command::DeadLetters(_)
         | Command::Import(_)
         | Command::Completions { .. }
@@ -183,6 +196,8 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         Command::Worker => worker::run(config, environment).await,
         Command::Config(ConfigCommand::Check) => config_check::run(config, environment),
         Command::SetupSql { database } => setup_sql::run(config, environment, &database),
+        Command::Audit(audit) => audit::run(config, environment, audit).await,
+        Command::Reconcile(arguments) => reconcile::run(config, environment, arguments).await,
         Command::Import(command) => import::run(&command),
         Command::Request(request) => request::run(config, environment, request).await,
         Command::Run(run) => return run::run(config, environment, run).await,
@@ -214,6 +229,9 @@ pub enum Failure {
     /// The command itself failed.
     #[error("{0}")]
     Failed(String),
+    /// Ledgers, logins and secrets do not agree.
+    #[error("{0}")]
+    Differs(String),
     /// keycard denied the request.
     #[error("denied ({code}): {message}")]
     Denied {
@@ -250,6 +268,7 @@ impl Failure {
             Self::App(_) | Self::Failed(_) => ExitCode::from(1),
             Self::Config(_) | Self::Usage(_) => ExitCode::from(2),
             Self::Denied { .. } => ExitCode::from(3),
+            Self::Differs(_) => ExitCode::from(4),
             Self::NotRun { code, .. } => ExitCode::from(*code),
             Self::Interrupted { signal, .. } => ExitCode::from(signals::exit_code(signal.as_raw())),
         }
@@ -264,6 +283,7 @@ impl Failure {
             | Self::App(_)
             | Self::Config(_)
             | Self::Usage(_)
+            | Self::Differs(_)
             | Self::NotRun { .. }
             | Self::Interrupted { .. } => false,
         }

@@ -9,12 +9,16 @@ use tokio_util::sync::CancellationToken;
 use super::Failure;
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
+use crate::metrics;
 
 pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     let config = Config::load(path, environment)?;
     config.check_passwords()?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
+    if let Some(address) = config.worker.metrics_address {
+        metrics::serve(address).map_err(|error| Failure::Failed(error.to_string()))?;
+    }
     let worker = match app::worker(&config, &stop).await {
         Err(AppError::Stopped) => return Ok(()),
         built => Arc::new(built?),

@@ -1,6 +1,7 @@
 //! From the file's sections to the validated configuration.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -149,6 +150,8 @@ fn check_role_names(
 }
 
 fn worker(top: &Section) -> Worker {
+    const DAY: u64 = 86_400;
+    const KEEP_MAX: u64 = 3_660 * DAY;
     let section = top.section("worker");
     let seconds = |key, range, default| {
         let own = section
@@ -158,10 +161,29 @@ fn worker(top: &Section) -> Worker {
     };
     Worker {
         sweep_interval: seconds("sweep_interval", 1..=3_600, 30),
+        reconcile_interval: seconds("reconcile_interval", 1..=7 * 86_400, 3_600),
         shutdown_grace: seconds("shutdown_grace", 1..=600, 25),
         // A ledger remembers requests for 30 days.
         max_request_age: seconds("max_request_age", 1..=30 * 86_400, 15 * 60),
+        // Requests refer to their lease for 30 days.
+        keep_closed_leases: seconds("keep_closed_leases", 31 * DAY..=KEEP_MAX, 90 * DAY),
+        keep_audit: seconds("keep_audit", DAY..=KEEP_MAX, 90 * DAY),
+        metrics_address: section.as_ref().and_then(metrics_address),
     }
+}
+
+fn metrics_address(section: &Section) -> Option<SocketAddr> {
+    const KEY: &str = "metrics_address";
+    let text = section.text(KEY)?;
+    let address = text.parse().ok();
+    if address.is_none() {
+        section.report(
+            KEY,
+            format!("{text:?} is no address and port"),
+            r#"write it like "127.0.0.1:9464", or "0.0.0.0:9464" for every address of this host"#,
+        );
+    }
+    address
 }
 
 /// Reports every password that this host should hold and does not.

@@ -94,8 +94,12 @@ pub const KEYS: &[Key] = {
     key("client.ca_file", Text, "the system's", "PEM file of the certificate authorities that are trusted for the queue's server."),
 
     key("worker.sweep_interval", Duration, "30s", "How often the ledger is searched for leases that nothing else has ended, 1s to 1h."),
+    key("worker.reconcile_interval", Duration, "1h", "How often ledgers, logins and secrets are compared, 1s to 7d."),
     key("worker.shutdown_grace", Duration, "25s", "How long work in flight may take to finish after SIGTERM, 1s to 10m."),
     key("worker.max_request_age", Duration, "15m", "Older requests are denied, unless they carry their own expirytime; 1s to 30d."),
+    key("worker.keep_closed_leases", Duration, "90d", "How long `keycard lease show` knows a lease after its end, 31d to 3660d."),
+    key("worker.keep_audit", Duration, "90d", "How long `keycard audit` knows what was decided, 1d to 3660d."),
+    key("worker.metrics_address", Text, "none", "Address and port where Prometheus reads the metrics, as in 127.0.0.1:9464."),
     ]
 };
 

@@ -28,6 +28,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -131,11 +132,20 @@ pub struct Role {
 pub struct Worker {
     /// Time between two sweeps of a ledger. 30 s by default.
     pub sweep_interval: Duration,
+    /// Time between two comparisons of ledgers, logins and secrets. 1 h by default.
+    pub reconcile_interval: Duration,
     /// How long work in flight may take to finish after SIGTERM. 25 s by default, 5 s less than
     /// Kubernetes waits before it kills.
     pub shutdown_grace: Duration,
     /// Older requests are denied unless they carry their own expiry. 15 min by default.
     pub max_request_age: Duration,
+    /// How long a closed lease is kept, counted from when nothing can wake it any more. 90 days by
+    /// default.
+    pub keep_closed_leases: Duration,
+    /// How long a row of the audit is kept. 90 days by default.
+    pub keep_audit: Duration,
+    /// Where metrics are served; nowhere by default.
+    pub metrics_address: Option<SocketAddr>,
 }
 
 impl Config {

@@ -5,10 +5,10 @@ use jiff::Timestamp;
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
 use super::steps::{
     ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
-    deliver_later, denied, ended, failed, issue, overtaken, refused, renew, revoke,
+    deliver_later, denied, ended, failed, issue, overtaken, refused, renew, reopen, revoke,
     revoke_as_asked, soon, terminate, too_late, unknown_lease, unusable,
 };
-use super::{Cause, Event, Lease, Policy, State};
+use super::{Cause, Difference, Event, Lease, Policy, State};
 
 /// Decides what `event` does to `lease` at `now`, the ledger's clock read under the lease's lock.
 ///
@@ -43,7 +43,7 @@ pub fn decide(lease: Option<&Lease>, event: &Event, now: Timestamp, policy: &Pol
             cause,
             revoked_at,
             recheck_at,
-        } => closed(lease, (cause, revoked_at), recheck_at, event, now),
+        } => closed(lease, (cause, revoked_at), recheck_at, event, now, policy),
     }
 }
 
@@ -62,6 +62,10 @@ fn issuing(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Dec
         Event::Delivered { .. } => activate(lease),
         Event::Failed { attempt, .. } if *attempt != lease.attempt => too_late(now),
         Event::Failed { reason, .. } => deliver_later(lease, reason, now),
+        Event::Differs(Difference::LoginMissing) => {
+            revoke(lease, Cause::Missing, now, policy, "the login is gone")
+        }
+        Event::Differs(Difference::LoginLeft | Difference::SecretLeft) => ack("the lease is alive"),
         Event::Refused {
             event,
             terminated,
@@ -99,6 +103,10 @@ fn active(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Deci
             overtaken(*attempt, now)
         }
         Event::Delivered { .. } => defer(soon(now), "delivered before; the answer is replayed"),
+        Event::Differs(Difference::LoginMissing) => {
+            revoke(lease, Cause::Missing, now, policy, "the login is gone")
+        }
+        Event::Differs(Difference::LoginLeft | Difference::SecretLeft) => ack("the lease is alive"),
         Event::Refused {
             event,
             terminated,
@@ -127,6 +135,7 @@ fn revoking(
         Event::Renew { .. } => denied(ended()),
         // Who asks for the end may know that its hindrance is gone.
         Event::Wake { .. } if now < retry_at => defer(retry_at, "the next attempt is not due yet"),
+        Event::Differs(_) => defer(soon(now), "revocation goes on by itself"),
         Event::Revoke(_) | Event::Wake { .. } => terminate(
             lease,
             lease.state.clone(),
@@ -174,6 +183,10 @@ fn dropped(
         Event::Renew { .. } => denied(ended()),
         // Who asks for the end may know that its hindrance is gone.
         Event::Wake { .. } if now < retry_at => defer(retry_at, "the next attempt is not due yet"),
+        Event::Differs(Difference::LoginLeft) => reopen(lease, ended_as.0, now, policy),
+        Event::Differs(Difference::LoginMissing | Difference::SecretLeft) => {
+            defer(soon(now), "clearing up goes on by itself")
+        }
         Event::Revoke(_) | Event::Wake { .. } => clear(
             lease,
             lease.state.clone(),
@@ -197,6 +210,7 @@ fn closed(
     recheck_at: Option<Timestamp>,
     event: &Event,
     now: Timestamp,
+    policy: &Policy,
 ) -> Decision {
     match event {
         Event::Request(_) => ack("the request was answered when the lease ended"),
@@ -210,7 +224,12 @@ fn closed(
             then: Then::Report(Report::Cleared),
             ..ack("late writers may have left a secret")
         },
-        Event::Wake { .. } => ack("the lease is closed"),
+        Event::Wake { .. } | Event::Differs(Difference::LoginMissing) => ack("the lease is closed"),
+        Event::Differs(Difference::LoginLeft) => reopen(lease, cause, now, policy),
+        Event::Differs(Difference::SecretLeft) => Decision {
+            effects: vec![Effect::DeleteSecrets(Secrets::All)],
+            ..ack("a secret was left")
+        },
         Event::Cleared { attempt } if *attempt != lease.attempt => too_late(now),
         Event::Cleared { .. } => Decision {
             next: Some(Lease {
@@ -253,10 +272,13 @@ fn unknown(event: &Event, now: Timestamp, policy: &Policy) -> Decision {
             | Event::SessionsGone { .. }
             | Event::Cleared { .. }
             | Event::Failed { .. }
+            | Event::Differs(_)
             | Event::Refused { .. } => ack("the ledger does not know the lease"),
         },
         Event::Failed { reason, .. } => defer(soon(now), reason.clone()),
-        Event::Wake { generation: None } => ack("the ledger does not know the lease"),
+        Event::Wake { generation: None } | Event::Differs(_) => {
+            ack("the ledger does not know the lease")
+        }
     }
 }
 
@@ -266,7 +288,7 @@ fn held_against(lease: &Lease, event: &Event, now: Timestamp) -> Option<Timestam
     let until = lease.held_until.filter(|until| now < *until)?;
     let disturbs = match event {
         Event::Request(_) | Event::Renew { .. } => lease.state == State::Issuing,
-        Event::Revoke(_) | Event::Wake { .. } => true,
+        Event::Revoke(_) | Event::Wake { .. } | Event::Differs(_) => true,
         Event::Delivered { .. }
         | Event::SessionsGone { .. }
         | Event::Cleared { .. }

@@ -49,6 +49,9 @@ pub enum Event {
         /// What went wrong, for people.
         reason: Reason,
     },
+    /// Reconciliation found that the world differs from the lease. Looked at again under the
+    /// lease's lock: what has passed meanwhile is a [`Event::Wake`].
+    Differs(Difference),
     /// Postgres refused the login change that was decided on `event`, and nothing of that
     /// decision happened.
     Refused {
@@ -59,6 +62,17 @@ pub enum Event {
         /// What Postgres said, for people.
         reason: Reason,
     },
+}
+
+/// How the world can differ from a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Difference {
+    /// The lease is alive and its login is gone.
+    LoginMissing,
+    /// The lease is over and its login is there.
+    LoginLeft,
+    /// The lease is closed and a secret of it is there.
+    SecretLeft,
 }
 
 /// Who asks for something, and when.

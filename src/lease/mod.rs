@@ -4,6 +4,7 @@
 //! of keycard. [`decide()`] is the one place where a lease changes state; the worker carries out
 //! what it returns.
 
+mod audit;
 mod decide;
 mod decision;
 mod event;
@@ -12,12 +13,13 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Action, Audited, audited};
 pub use decide::decide;
 pub use decision::{
     Answer, Decision, Denial, DenialCode, Effect, LoginChange, Notice, Outcome, Reason, Report,
     Secrets, Then, Whose,
 };
-pub use event::{Asking, Event, NewLease, Policy, RolePolicy};
+pub use event::{Asking, Difference, Event, NewLease, Policy, RolePolicy};
 pub use identity::{IdentityError, LeaseId, Requester, is_name};
 
 use jiff::{SignedDuration, Timestamp};

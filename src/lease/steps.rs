@@ -301,6 +301,22 @@ pub(super) fn terminate(
     }
 }
 
+/// The login of a lease that is over is still there: it goes the slow path again, from the start.
+pub(super) fn reopen(lease: &Lease, cause: Cause, now: Timestamp, policy: &Policy) -> Decision {
+    let state = State::Revoking {
+        cause,
+        failures: 0,
+        retry_at: now,
+    };
+    terminate(
+        lease,
+        state,
+        now,
+        policy,
+        "the lease is over and its login is there".into(),
+    )
+}
+
 /// Postgres refused the login change that was decided on `event` for a lease that is alive.
 pub(super) fn refused(
     lease: &Lease,
@@ -320,6 +336,7 @@ pub(super) fn refused(
         Event::Request(_) | Event::Wake { .. } | Event::Delivered { .. } => {
             (Cause::Expired, ended())
         }
+        Event::Differs(_) => (Cause::Missing, ended()),
         // None of these changes the login of a lease that is alive.
         Event::SessionsGone { .. }
         | Event::Cleared { .. }

@@ -1,10 +1,12 @@
 //! What every rule decides, what no decision may break, and what comes of it in a hostile world.
 
+mod audit;
 mod ending;
 mod issue;
 mod laws;
 mod live;
 mod parts;
+mod reconcile;
 mod simulation;
 mod world;
 

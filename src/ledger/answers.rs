@@ -10,6 +10,9 @@ use super::step::{Change, Replayed, Stepped};
 use crate::lease::{Answer, DenialCode, Lease, Outcome, Whose};
 use crate::wire::{CREDENTIAL_ISSUED, IssuedDetails, ResultEvent, SecretPointer, Stamp};
 
+/// Why a request is denied that was answered before.
+pub(super) const ENDED: &str = "the credential of this request has ended; ask with a new id";
+
 impl Ledger {
     /// Records a decision's answers in its transaction.
     pub(super) async fn record(
@@ -105,12 +108,7 @@ impl Ledger {
         let issued = ResultEvent::from_json(answer.as_bytes())
             .is_ok_and(|event| event.kind() == CREDENTIAL_ISSUED);
         if issued && lease.is_none_or(|lease| lease.has_ended(now)) {
-            return Stepped::Ended(self.denial(
-                asked,
-                now,
-                DenialCode::LeaseEnded,
-                "the credential of this request has ended; ask with a new id",
-            ));
+            return Stepped::Ended(self.denial(asked, now, DenialCode::LeaseEnded, ENDED));
         }
         Stepped::Replayed(Box::new(Replayed {
             recorded: recorded(asked, lease, answer),

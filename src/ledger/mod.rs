@@ -2,8 +2,11 @@
 //! transaction in which a lease, its login and its answer change together.
 
 mod answers;
+mod audit;
 mod connection;
+mod counts;
 mod read;
+mod reconcile;
 mod requests;
 mod rows;
 mod rules;
@@ -11,8 +14,10 @@ mod schema;
 mod step;
 mod sweep;
 
+pub use audit::{About, AuditFilter, AuditRow, Refusal};
 pub use connection::Endpoint;
 pub use read::Search;
+pub use reconcile::{Known, Odd, View};
 pub use requests::{Asked, Kind, Recorded};
 pub use rows::StoredLease;
 pub use rules::{Role, Rules, Told};

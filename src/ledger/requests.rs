@@ -24,6 +24,8 @@ pub struct Asked {
     pub correlation_id: Option<String>,
     /// Given back with its answer.
     pub traceparent: Option<String>,
+    /// Why, in the sender's words. Kept by the audit, not with the command.
+    pub reason: Option<String>,
 }
 
 /// What a command asks for.
@@ -167,6 +169,7 @@ fn asked(row: &Row, kind: Kind) -> Result<Asked, RowError> {
             .map_err(|_| RowError::Content("digest is not 32 bytes".to_owned()))?,
         correlation_id: row.get(4),
         traceparent: row.get(5),
+        reason: None,
     })
 }
 

@@ -18,6 +18,10 @@ pub struct Rules {
     pub hold: SignedDuration,
     /// Requests and renewals older than this are denied.
     pub request_age_max: SignedDuration,
+    /// How long closed leases are kept, counted from when nothing can wake them any more.
+    pub keep_closed_leases: SignedDuration,
+    /// How long rows of the audit are kept.
+    pub keep_audit: SignedDuration,
     /// By name.
     pub roles: BTreeMap<String, Role>,
     /// What clients are told about each database, by its key.

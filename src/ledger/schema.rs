@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::{Ledger, LedgerError};
 
 /// The newest migration that this keycard knows.
-pub const LEDGER_VERSION: i32 = 3;
+pub const LEDGER_VERSION: i32 = 4;
 
 /// The oldest keycard, by the newest migration it knows, that can still work with what the
 /// migrations have made. Raise it only with a change that an older one would get wrong: before 3,

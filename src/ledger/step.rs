@@ -9,6 +9,9 @@ use tokio::time::timeout;
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
+use super::answers::ENDED;
+use super::audit::{self, About, AuditRow, Refusal};
+use super::reconcile;
 use super::requests::{self, Asked, Recorded};
 use super::rows::{self, RowError, StoredLease};
 use super::{Ledger, LedgerError};
@@ -101,6 +104,7 @@ impl Ledger {
             | Event::SessionsGone { .. }
             | Event::Cleared { .. }
             | Event::Failed { .. }
+            | Event::Differs(_)
             | Event::Refused { .. } => false,
         };
         let stepped = timeout(STEP_TIMEOUT, self.step_in_session(&mut client, step))
@@ -129,8 +133,14 @@ impl Ledger {
         step: Step<'_>,
     ) -> Result<Stepped, RowError> {
         let mut transaction = client.transaction().await?;
-        let stepped = self.step_within(&mut transaction, step).await?;
+        let (stepped, kept) = self.step_within(&mut transaction, step).await?;
+        for row in &kept {
+            audit::write(&transaction, row).await?;
+        }
         transaction.commit().await?;
+        for row in &kept {
+            audit::tell(&self.rules, row);
+        }
         Ok(stepped)
     }
 
@@ -138,7 +148,8 @@ impl Ledger {
         &self,
         transaction: &mut Transaction<'_>,
         step: Step<'_>,
-    ) -> Result<Stepped, RowError> {
+    ) -> Result<(Stepped, Vec<AuditRow>), RowError> {
+        let mut about = About::of(&step, &self.database);
         let (Subject::Known(named) | Subject::New(named)) = step.subject;
         let mut id = named;
         let mut known = false;
@@ -147,12 +158,18 @@ impl Ledger {
         {
             if before.digest != asked.digest {
                 let now = clock(transaction).await?;
-                return Ok(Stepped::Reused(self.denial(
-                    asked,
-                    now,
+                let (code, message) = (
                     DenialCode::RequestIdReused,
                     "this id was used before with another content; give every command its own",
-                )));
+                );
+                let refusal = Refusal {
+                    asked,
+                    about,
+                    code,
+                    message,
+                };
+                let denial = self.denial(asked, now, code, message);
+                return Ok((Stepped::Reused(denial), vec![audit::refused(&refusal, now)]));
             }
             known = true;
             if let (Subject::New(_), Some(lease)) = (step.subject, before.lease) {
@@ -165,7 +182,18 @@ impl Ledger {
             let again = requests::recall(transaction, asked).await?;
             if let Some(answer) = again.and_then(|known| known.answer) {
                 let now = clock(transaction).await?;
-                return Ok(self.replayed(asked, answer, stored, now));
+                about.lease_id = stored.as_ref().map(|stored| stored.lease.id.clone());
+                let stepped = self.replayed(asked, answer, stored, now);
+                let kept = matches!(stepped, Stepped::Ended(_)).then(|| {
+                    let refusal = Refusal {
+                        asked,
+                        about,
+                        code: DenialCode::LeaseEnded,
+                        message: ENDED,
+                    };
+                    audit::refused(&refusal, now)
+                });
+                return Ok((stepped, kept.into_iter().collect()));
             }
         }
         let mut event = step.event;
@@ -176,6 +204,9 @@ impl Ledger {
                     live_leases(transaction, new.asking.by.as_str(), &new.role).await?;
             }
         }
+        if let (Some(stored), Event::Differs(difference)) = (&stored, &event) {
+            event = reconcile::look_again(transaction, stored, *difference).await?;
+        }
         let now = clock(transaction).await?;
         let change = self
             .decide_and_apply(transaction, stored.as_ref(), event, now)
@@ -183,13 +214,16 @@ impl Ledger {
         let answers = self
             .record(transaction, step.asked, step.secret.as_ref(), &change, now)
             .await?;
-        Ok(Stepped::Decided(Box::new(Decided {
+        let before = stored.as_ref().map(|stored| &stored.lease);
+        let kept = audit::decided(before, &change, step.asked, &about, now);
+        let decided = Decided {
             decision: change.decision,
             stored: change.stored,
             password: change.password,
             answers,
             now,
-        })))
+        };
+        Ok((Stepped::Decided(Box::new(decided)), kept))
     }
 
     /// Decides, and if Postgres refuses what was decided, decides on that instead.
@@ -307,6 +341,7 @@ impl Ledger {
                 | Event::Wake { .. }
                 | Event::Delivered { .. }
                 | Event::SessionsGone { .. }
+                | Event::Differs(_)
                 | Event::Cleared { .. } => stored.and_then(|stored| stored.last_failure.clone()),
             },
         };

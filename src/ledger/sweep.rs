@@ -101,4 +101,27 @@ impl Ledger {
             .await
             .map_err(|error| self.sql("forget old requests", &error))
     }
+
+    /// Removes closed leases that are older than they are kept. Expiry events may wake a lease until
+    /// its `max_expires_at`, and without its row they would tell that it is missing. Returns how
+    /// many; there may be more.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn forget_closed_leases(&self) -> Result<u64, LedgerError> {
+        let client = self.connection().await?;
+        client
+            .execute(
+                "DELETE FROM keycard.leases WHERE id IN (
+                     SELECT id FROM keycard.leases
+                     WHERE state = 'closed' AND recheck_at IS NULL
+                       AND greatest(revoked_at, max_expires_at)
+                           < clock_timestamp() - make_interval(secs => $1)
+                     ORDER BY greatest(revoked_at, max_expires_at) LIMIT $2
+                     FOR UPDATE SKIP LOCKED)",
+                &[&self.rules.keep_closed_leases.as_secs_f64(), &BATCH],
+            )
+            .await
+            .map_err(|error| self.sql("forget closed leases", &error))
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! What AWS allows is in its "Secrets Manager quotas" page; the numbers below come from there.
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::time::Duration;
@@ -18,12 +20,13 @@ use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::RequestId;
 use aws_sdk_secretsmanager::operation::create_secret::CreateSecretError;
 use aws_sdk_secretsmanager::types::Tag;
+use futures_util::stream::BoxStream;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::pace::Pace;
-use super::{SecretStore, StoreError, Stored};
+use super::{Described, Listed, SecretStore, StoreError, Stored};
 use crate::fault::Disposition;
 
 /// The store's kind in the configuration and in `issued` events.
@@ -53,6 +56,8 @@ pub struct AwsSecretsManager {
     kms_key_id: Option<String>,
     creating: Pace,
     deleting: Pace,
+    describing: Pace,
+    listing: Pace,
 }
 
 /// Neither the configuration nor the environment names a region.
@@ -89,6 +94,8 @@ impl AwsSecretsManager {
             kms_key_id,
             creating: Pace::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
             deleting: Pace::new(WRITES_PER_SECOND, WRITES_AT_ONCE),
+            describing: Pace::new(look::DESCRIPTIONS_PER_SECOND, 1),
+            listing: Pace::new(look::LISTINGS_PER_SECOND, 1),
         })
     }
 }
@@ -154,6 +161,14 @@ impl SecretStore for AwsSecretsManager {
             Err(error) if error.code() == Some("ResourceNotFoundException") => Ok(()),
             Err(error) => Err(failure("delete", "DeleteSecret", locator, &error, None)),
         }
+    }
+
+    async fn describe(&self, locator: &str) -> Result<Option<Described>, StoreError> {
+        self.look_at(locator).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed, StoreError>> {
+        self.look_below(format!("{prefix}/"))
     }
 }
 

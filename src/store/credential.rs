@@ -133,6 +133,9 @@ impl Credential {
     }
 }
 
+/// The tag that names the installation.
+pub const INSTALLATION_TAG: &str = "keycard-installation";
+
 /// The tags of a lease's secret, by which operators find it and reconciliation knows it as its own.
 /// Every value keeps to what AWS allows in tags (at most 256 letters, digits, spaces and
 /// `_.:/=+-@`), if the installation's name does.
@@ -140,7 +143,7 @@ impl Credential {
 pub fn tags(installation: &str, lease: &Lease) -> BTreeMap<String, String> {
     [
         ("managed-by", "keycard".to_owned()),
-        ("keycard-installation", installation.to_owned()),
+        (INSTALLATION_TAG, installation.to_owned()),
         ("lease-id", lease.id.to_string()),
         ("expires-at", lease.expires_at.to_string()),
         ("requester", lease.requester.encoded()),

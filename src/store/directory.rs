@@ -4,6 +4,8 @@
 //! the same host or volume; a root in memory (tmpfs) keeps passwords off the disk.
 
 mod disk;
+mod note;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,15 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use jiff::Timestamp;
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
 use self::disk::{
     Kind, Trouble, create_directory, io, kind_of, lock, remove_file, sync, write_new,
 };
-use super::{SecretStore, StoreError, Stored};
+use self::note::Note;
+use super::{Described, Listed, SecretStore, StoreError, Stored};
 use crate::fault::Disposition;
 
 /// The store's kind in the configuration and in `issued` events.
@@ -73,18 +78,13 @@ impl Directory {
 
     /// Runs `change` while nothing else changes the store. It runs to its end even if the caller
     /// no longer waits.
-    async fn exclusively(
+    async fn exclusively<T: Send + 'static>(
         &self,
         operation: &'static str,
         locator: &str,
-        change: impl FnOnce(&Path, &Place) -> Result<(), Trouble> + Send + 'static,
-    ) -> Result<(), StoreError> {
-        let error = |trouble: &Trouble| StoreError {
-            operation,
-            locator: locator.to_owned(),
-            problem: trouble.to_string(),
-            disposition: trouble.disposition(),
-        };
+        change: impl FnOnce(&Path, &Place) -> Result<T, Trouble> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let error = |trouble: &Trouble| failure(operation, locator, trouble);
         let place = Place::parse(locator).map_err(|trouble| error(&trouble))?;
         let root = self.root.clone();
         let turn = Arc::clone(&self.turn).lock_owned().await;
@@ -102,17 +102,21 @@ impl Directory {
 #[async_trait]
 impl SecretStore for Directory {
     /// The file appears whole or not at all. What a put that died has left is deleted by the next
-    /// put or delete of the same locator. Tags are not kept: there is nothing to find by them.
+    /// put or delete of the same locator.
     async fn put(
         &self,
         locator: &str,
         attempt: Uuid,
         value: &SecretString,
-        _tags: &BTreeMap<String, String>,
+        tags: &BTreeMap<String, String>,
     ) -> Result<Stored, StoreError> {
         let secret = value.clone();
+        let note = Note {
+            attempt: attempt.to_string(),
+            tags: tags.clone(),
+        };
         self.exclusively("put", locator, move |root, place| {
-            put(root, place, attempt, &secret)
+            put(root, place, &note, &secret)
         })
         .await?;
         Ok(Stored {
@@ -126,6 +130,34 @@ impl SecretStore for Directory {
     /// Directories that are empty then are removed, too.
     async fn delete(&self, locator: &str) -> Result<(), StoreError> {
         self.exclusively("delete", locator, delete).await
+    }
+
+    async fn describe(&self, locator: &str) -> Result<Option<Described>, StoreError> {
+        self.exclusively("describe", locator, describe).await
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed, StoreError>> {
+        /// The walk waits when this many are not taken yet.
+        const AHEAD: usize = 100;
+        let (found, listed) = mpsc::channel(AHEAD);
+        let (root, prefix) = (self.root.clone(), prefix.to_owned());
+        tokio::task::spawn_blocking(move || {
+            if let Err(trouble) = walk::walk(&root, &prefix, &found) {
+                // Whoever listened may have gone.
+                let _ = found.blocking_send(Err(failure("list", &prefix, &trouble)));
+            }
+        });
+        let next = async |mut listed: mpsc::Receiver<_>| Some((listed.recv().await?, listed));
+        stream::unfold(listed, next).boxed()
+    }
+}
+
+fn failure(operation: &'static str, locator: &str, trouble: &Trouble) -> StoreError {
+    StoreError {
+        operation,
+        locator: locator.to_owned(),
+        problem: trouble.to_string(),
+        disposition: trouble.disposition(),
     }
 }
 
@@ -157,19 +189,21 @@ struct Place {
 impl Place {
     fn parse(locator: &str) -> Result<Self, Trouble> {
         let mut parents: Vec<String> = locator.split('/').map(str::to_owned).collect();
-        let harmless = |segment: &String| {
-            (1..=SEGMENT_BYTES_MAX).contains(&segment.len())
-                && !segment.starts_with('.')
-                && segment
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || b"_=.-".contains(&byte))
-        };
-        if !parents.iter().all(harmless) {
+        if !parents.iter().all(|segment| is_harmless(segment)) {
             return Err(Trouble::Locator);
         }
         let leaf = parents.pop().ok_or(Trouble::Locator)?;
         Ok(Self { parents, leaf })
     }
+}
+
+/// Whether `segment` can be a part of a locator.
+fn is_harmless(segment: &str) -> bool {
+    (1..=SEGMENT_BYTES_MAX).contains(&segment.len())
+        && !segment.starts_with('.')
+        && segment
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_=.-".contains(&byte))
 }
 
 /// The files of one secret, beside each other.
@@ -178,7 +212,7 @@ struct Files {
     secret: PathBuf,
     /// The secret while it is written.
     draft: PathBuf,
-    /// The attempt that wrote the secret.
+    /// The [`Note`] of the attempt that wrote the secret.
     attempt: PathBuf,
 }
 
@@ -209,17 +243,17 @@ fn prepare(root: &Path) -> Result<PathBuf, Trouble> {
     Ok(root)
 }
 
-fn put(root: &Path, place: &Place, attempt: Uuid, value: &SecretString) -> Result<(), Trouble> {
+fn put(root: &Path, place: &Place, note: &Note, value: &SecretString) -> Result<(), Trouble> {
     let parent = make_parents(root, place)?;
     let files = Files::new(&parent, &place.leaf);
     match kind_of(&files.secret)? {
         Kind::File => {
-            check_same(&files, attempt, value)?;
+            check_same(&files, note, value)?;
             // The first put may have died before this.
             sync(&parent)
         }
         Kind::Missing => {
-            let written = write(&files, &parent, attempt, value);
+            let written = write(&files, &parent, note, value);
             if written.is_err() {
                 // Best effort: the caller hears of what failed first, and will delete anyway.
                 let _ = delete(root, place);
@@ -234,10 +268,10 @@ fn put(root: &Path, place: &Place, attempt: Uuid, value: &SecretString) -> Resul
 }
 
 /// Nobody else is writing here, so whatever has these names was left by a put that died.
-fn write(files: &Files, parent: &Path, attempt: Uuid, value: &SecretString) -> Result<(), Trouble> {
+fn write(files: &Files, parent: &Path, note: &Note, value: &SecretString) -> Result<(), Trouble> {
     remove_file(&files.draft)?;
     remove_file(&files.attempt)?;
-    write_new(&files.attempt, attempt.to_string().as_bytes())?;
+    write_new(&files.attempt, note.to_text().as_bytes())?;
     write_new(&files.draft, value.expose_secret().as_bytes())?;
     io(
         "create",
@@ -247,13 +281,10 @@ fn write(files: &Files, parent: &Path, attempt: Uuid, value: &SecretString) -> R
     sync(parent)
 }
 
-fn check_same(files: &Files, attempt: Uuid, value: &SecretString) -> Result<(), Trouble> {
-    if kind_of(&files.attempt)? != Kind::File {
-        return Err(Trouble::Taken);
-    }
-    let putter = io("read", &files.attempt, fs::read(&files.attempt))?;
+fn check_same(files: &Files, note: &Note, value: &SecretString) -> Result<(), Trouble> {
+    let putter = Note::read(&files.attempt)?.attempt;
     let before = Zeroizing::new(io("read", &files.secret, fs::read(&files.secret))?);
-    if putter == attempt.to_string().as_bytes() && *before == value.expose_secret().as_bytes() {
+    if putter == note.attempt && *before == value.expose_secret().as_bytes() {
         Ok(())
     } else {
         Err(Trouble::Taken)
@@ -276,6 +307,21 @@ fn delete(root: &Path, place: &Place) -> Result<(), Trouble> {
     remove_file(&files.draft)?;
     remove_file(&files.attempt)?;
     prune(root, &parent)
+}
+
+fn describe(root: &Path, place: &Place) -> Result<Option<Described>, Trouble> {
+    let Some(parent) = find_directory(root, &place.parents)? else {
+        return Ok(None);
+    };
+    let files = Files::new(&parent, &place.leaf);
+    if kind_of(&files.secret)? != Kind::File {
+        return Ok(None);
+    }
+    let changed = io("examine", &files.secret, fs::metadata(&files.secret))?.modified();
+    Ok(Some(Described {
+        changed_at: changed.ok().and_then(|at| Timestamp::try_from(at).ok()),
+        tags: Note::read(&files.attempt)?.tags,
+    }))
 }
 
 /// Removes empty directories from `directory` up to the root, and makes what was removed durable.
@@ -304,6 +350,20 @@ fn make_parents(root: &Path, place: &Place) -> Result<PathBuf, Trouble> {
         parent = below;
     }
     Ok(parent)
+}
+
+/// The directory below the root that these segments lead to, if it is there.
+fn find_directory(root: &Path, segments: &[String]) -> Result<Option<PathBuf>, Trouble> {
+    let mut directory = root.to_owned();
+    for segment in segments {
+        directory.push(segment);
+        match kind_of(&directory)? {
+            Kind::Directory => {}
+            Kind::Missing => return Ok(None),
+            Kind::File | Kind::Other => return Err(not_a_directory(directory)),
+        }
+    }
+    Ok(Some(directory))
 }
 
 fn not_a_directory(path: PathBuf) -> Trouble {

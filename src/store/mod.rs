@@ -1,6 +1,7 @@
 //! The secret store port: where credentials wait for their requesters.
 //!
-//! The worker only writes and deletes; reading is a client's affair, with the client's own rights.
+//! The worker writes, deletes and looks at what is there, without reading any value: that is a
+//! client's affair, with the client's own rights.
 //! Every adapter passes the conformance suite in tests/it/store.rs.
 
 pub mod aws;
@@ -11,6 +12,8 @@ mod pace;
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use jiff::Timestamp;
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -39,6 +42,38 @@ pub trait SecretStore: Send + Sync {
     /// # Errors
     /// As for [`SecretStore::put`].
     async fn delete(&self, locator: &str) -> Result<(), StoreError>;
+
+    /// What is known of the secret at `locator` without reading it, as it is right now; `None` when
+    /// there is none, or none that can be read any more.
+    ///
+    /// # Errors
+    /// When the store cannot tell: that is no absence. As for [`SecretStore::put`].
+    async fn describe(&self, locator: &str) -> Result<Option<Described>, StoreError>;
+
+    /// Every secret whose locator begins with `prefix` and a slash, in no order. A store may be some
+    /// minutes behind: [`SecretStore::describe`] says what is true of one. Ends with the first error.
+    ///
+    /// # Errors
+    /// When the store cannot tell what there is, or not all of it. As for [`SecretStore::put`].
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed, StoreError>>;
+}
+
+/// A secret, without its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// When it was last written, if the store says so.
+    pub changed_at: Option<Timestamp>,
+    /// As they were put.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A secret that a listing tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// As it was put.
+    pub locator: String,
+    /// As they were put.
+    pub tags: BTreeMap<String, String>,
 }
 
 /// Where a secret was stored, as the `issued` event says it.
@@ -58,7 +93,7 @@ pub struct Stored {
 #[derive(Debug, thiserror::Error)]
 #[error("the secret store could not {operation} {locator}: {problem}")]
 pub struct StoreError {
-    /// `put`, `delete` or `read`.
+    /// `put`, `delete`, `describe`, `list` or `read`.
     pub operation: &'static str,
     /// Which secret.
     pub locator: String,

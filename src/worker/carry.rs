@@ -7,8 +7,10 @@ use jiff::{SignedDuration, Timestamp};
 use super::Worker;
 use super::effects::Happened;
 use super::lanes::{Settled, pause};
-use crate::lease::{Event, Report, State, Then};
-use crate::ledger::{Asked, Decided, Kind, Ledger, Replayed, Step, Stepped, Subject};
+use crate::clock;
+use crate::lease::{Event, LoginChange, Report, State, Then};
+use crate::ledger::{Asked, Decided, Kind, Ledger, LedgerError, Replayed, Step, Stepped, Subject};
+use crate::metrics::{self, Stage};
 use crate::queue::ReplyTo;
 use crate::wire::Expire;
 
@@ -40,7 +42,10 @@ impl Worker {
             secret: None,
         };
         loop {
-            let decided = match context.ledger.step(step).await {
+            let begun = clock::monotonic_now();
+            let stepped = context.ledger.step(step).await;
+            metrics::took(stage(&stepped), clock::monotonic_now() - begun);
+            let decided = match stepped {
                 Err(error) => {
                     self.note(context.ledger.database(), &error);
                     return Settled::Defer(pause(0));
@@ -105,6 +110,16 @@ impl Worker {
             self.arm_expiry(stored, replayed.now).await?;
         }
         self.publish_answer(context, &replayed.recorded, true).await
+    }
+}
+
+fn stage(stepped: &Result<Stepped, LedgerError>) -> Stage {
+    match stepped {
+        Ok(Stepped::Decided(decided)) if decided.decision.login == Some(LoginChange::Drop) => {
+            Stage::DropLogin
+        }
+        Ok(Stepped::Decided(_) | Stepped::Replayed(_) | Stepped::Reused(_) | Stepped::Ended(_))
+        | Err(_) => Stage::LedgerStep,
     }
 }
 

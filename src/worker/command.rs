@@ -5,10 +5,10 @@ use super::carry::Context;
 use super::lanes::{Settled, pause};
 use crate::clock;
 use crate::lease::{Asking, DenialCode, Event, LeaseId, NewLease, Requester};
-use crate::ledger::{Asked, Kind, Subject};
+use crate::ledger::{About, Asked, Kind, Refusal, Subject};
 use crate::login;
 use crate::queue::{Delivery, Lane, Outgoing, Sender};
-use crate::wire::{self, Accepts, Command, Expire, Incoming, Refused, ResultEvent, Stamp};
+use crate::wire::{self, Accepts, Command, Expire, Refused, ResultEvent, Stamp};
 
 impl Worker {
     /// Does what a delivery asks for.
@@ -28,9 +28,9 @@ impl Worker {
                 "unauthenticated: keycard's own user sends no commands".to_owned(),
             ),
             (Lane::Expiry, Sender::Keycard) => self.expiry(delivery).await,
-            (Lane::Expiry, Sender::Requester(by)) => {
-                Settled::DeadLetter(format!("only keycard publishes expiry events, not {by}"))
-            }
+            (Lane::Expiry, Sender::Requester(by)) => Settled::DeadLetter(format!(
+                "unauthenticated: only keycard publishes expiry events, not {by}"
+            )),
         }
     }
 
@@ -45,20 +45,36 @@ impl Worker {
             at: incoming.time,
             expires_at: incoming.expires_at,
         };
-        let (database, kind, subject, event) = match &incoming.command {
+        let (kind, reason, about) = match &incoming.command {
+            Command::Request { role, .. } => (Kind::Request, None, About::role(role)),
+            Command::Renew { lease_id, .. } => (Kind::Renew, None, About::lease(lease_id)),
+            Command::Revoke { lease_id, reason } => {
+                (Kind::Revoke, reason.clone(), About::lease(lease_id))
+            }
+        };
+        let asked = Asked {
+            requester: by.clone(),
+            source: incoming.source.clone(),
+            id: incoming.id.clone(),
+            kind,
+            digest: incoming.digest,
+            correlation_id: delivery.correlation_id.clone(),
+            traceparent: incoming.traceparent.clone(),
+            reason,
+        };
+        let (database, subject, event) = match &incoming.command {
             Command::Request { role, ttl_seconds } => {
-                // One answer for both, and neither reaches a database: nothing tells them apart.
+                // One answer for both, and neither reaches the role's database: nothing tells them
+                // apart.
                 let known = self.rules.roles.get(role);
                 let Some(known) = known.filter(|known| known.requesters.contains(by)) else {
-                    return self
-                        .deny(
-                            delivery,
-                            by,
-                            &incoming,
-                            DenialCode::RoleNotAllowed,
-                            "the role does not exist, or it does not name this requester in `requesters`",
-                        )
-                        .await;
+                    let refusal = Refusal {
+                        asked: &asked,
+                        about,
+                        code: DenialCode::RoleNotAllowed,
+                        message: "the role does not exist, or it does not name this requester in `requesters`",
+                    };
+                    return self.deny(delivery, &refusal).await;
                 };
                 let id = LeaseId {
                     database: known.database.clone(),
@@ -73,14 +89,13 @@ impl Worker {
                     ttl_seconds: *ttl_seconds,
                     live_leases: 0,
                 };
-                (&known.database, Kind::Request, subject, Event::Request(new))
+                (&known.database, subject, Event::Request(new))
             }
             Command::Renew {
                 lease_id,
                 ttl_seconds,
             } => (
                 &lease_id.database,
-                Kind::Renew,
                 Subject::Known(lease_id.uuid),
                 Event::Renew {
                     asking,
@@ -91,31 +106,19 @@ impl Worker {
                 tracing::info!(lease.id = %lease_id, requester = %by, reason, "revocation is asked for");
                 (
                     &lease_id.database,
-                    Kind::Revoke,
                     Subject::Known(lease_id.uuid),
                     Event::Revoke(asking),
                 )
             }
         };
         let Some(ledger) = self.ledgers.get(database) else {
-            return self
-                .deny(
-                    delivery,
-                    by,
-                    &incoming,
-                    DenialCode::LeaseUnknown,
-                    "no such lease, or it belongs to another requester",
-                )
-                .await;
-        };
-        let asked = Asked {
-            requester: by.clone(),
-            source: incoming.source.clone(),
-            id: incoming.id.clone(),
-            kind,
-            digest: incoming.digest,
-            correlation_id: delivery.correlation_id.clone(),
-            traceparent: incoming.traceparent.clone(),
+            let refusal = Refusal {
+                asked: &asked,
+                about,
+                code: DenialCode::LeaseUnknown,
+                message: "no such lease, or it belongs to another requester",
+            };
+            return self.deny(delivery, &refusal).await;
         };
         let context = Context {
             ledger,
@@ -130,11 +133,14 @@ impl Worker {
     async fn expiry(&self, delivery: &Delivery) -> Settled {
         let expire = match Expire::decode(&delivery.body) {
             Ok(expire) => expire,
-            Err(refused) => return Settled::DeadLetter(refused.message),
+            Err(refused) => {
+                let code = refused.code.as_str();
+                return Settled::DeadLetter(format!("{code}: {}", refused.message));
+            }
         };
         let Some(ledger) = self.ledgers.get(&expire.lease_id.database) else {
             return Settled::DeadLetter(format!(
-                "the configuration has no database {:?}; the lease's login stays until its VALID UNTIL",
+                "lease_unknown: the configuration has no database {:?}; the lease's login stays until its VALID UNTIL",
                 expire.lease_id.database
             ));
         };
@@ -169,17 +175,25 @@ impl Worker {
         self.carry(context, subject, event).await
     }
 
-    /// Answers a command that no ledger has to remember.
-    async fn deny(
-        &self,
-        delivery: &Delivery,
-        by: &Requester,
-        incoming: &Incoming,
-        code: DenialCode,
-        message: &str,
-    ) -> Settled {
-        let event = ResultEvent::denied(self.stamp(), incoming.asked(Some(by)), code, message);
-        self.tell_sender(delivery, by, &event, Settled::Ack).await
+    /// Answers a command that no ledger has to remember, once the audit has it. All of these are in
+    /// the first database's, whichever the command is about: how long it takes tells nothing.
+    async fn deny(&self, delivery: &Delivery, refusal: &Refusal<'_>) -> Settled {
+        let Some(ledger) = self.ledgers.values().next() else {
+            return Settled::Defer(pause(delivery.deferrals));
+        };
+        let Some(_place) = self.bulkheads.enter(delivery.lane, ledger.database()).await else {
+            return Settled::Defer(pause(delivery.deferrals));
+        };
+        if let Err(error) = ledger.refuse(refusal).await {
+            self.note(ledger.database(), &error);
+            return Settled::Defer(pause(delivery.deferrals));
+        }
+        self.outages.over(ledger.database());
+        let asked = refusal.asked;
+        let event =
+            ResultEvent::denied(self.stamp(), asked.as_wire(), refusal.code, refusal.message);
+        self.tell_sender(delivery, &asked.requester, &event, Settled::Ack)
+            .await
     }
 
     /// A command that cannot be read is kept for people to look at, and answered if that can be.

@@ -7,8 +7,10 @@ use uuid::Uuid;
 
 use super::carry::{Context, between};
 use super::{EFFECT_TIMEOUT, Worker};
+use crate::clock;
 use crate::lease::{Effect, Lease, Notice, Requester, Secrets};
 use crate::ledger::{Decided, Recorded, StoredLease};
+use crate::metrics::{self, Stage};
 use crate::queue::Outgoing;
 use crate::store::credential::{Credential, tags};
 use crate::wire::{Expire, LEASE_RENEWED, ResultEvent, SecretPointer, Stamp};
@@ -69,14 +71,18 @@ impl Worker {
         context: Context<'_>,
         decided: &Decided,
     ) -> Result<Happened, String> {
+        let begun = clock::monotonic_now();
         let done = tokio::time::timeout(EFFECT_TIMEOUT, self.run_effect(effect, context, decided))
             .await
             .unwrap_or_else(|_| Err(format!("not done within {} s", EFFECT_TIMEOUT.as_secs())));
-        let needs = match effect {
-            Effect::PutSecret | Effect::DeleteSecrets(_) => "the secret store",
-            Effect::ArmExpiry | Effect::Answer | Effect::Publish(_) => "the queue",
-            Effect::TerminateSessions => "ending sessions",
+        let (stage, needs) = match effect {
+            Effect::PutSecret => (Stage::PutSecret, "the secret store"),
+            Effect::DeleteSecrets(_) => (Stage::DeleteSecrets, "the secret store"),
+            Effect::ArmExpiry => (Stage::ArmExpiry, "the queue"),
+            Effect::Answer | Effect::Publish(_) => (Stage::Publish, "the queue"),
+            Effect::TerminateSessions => (Stage::TerminateSessions, "ending sessions"),
         };
+        metrics::took(stage, clock::monotonic_now() - begun);
         match &done {
             Ok(_) => self.outages.over(needs),
             Err(error) => {

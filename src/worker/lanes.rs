@@ -11,6 +11,8 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::Worker;
+use crate::lease::DenialCode;
+use crate::metrics;
 use crate::queue::{Delivery, Lane, QueueError};
 
 /// What becomes of a delivery.
@@ -99,10 +101,21 @@ impl Worker {
             }
             Settled::DeadLetter(reason) => {
                 tracing::warn!(lane = ?delivery.lane, reason, "a message became a dead letter");
-                self.queue.dead_letter(delivery, reason).await
+                self.queue.dead_letter(delivery, reason).await?;
+                metrics::parked(code_of(reason));
+                Ok(())
             }
         }
     }
+}
+
+/// The code that a dead letter's reason begins with.
+fn code_of(reason: &str) -> &'static str {
+    DenialCode::ALL
+        .into_iter()
+        .map(DenialCode::as_str)
+        .find(|code| reason.split(':').next() == Some(code))
+        .unwrap_or("other")
 }
 
 /// How long something that failed `tries` times waits, so that nothing spins.

@@ -2,13 +2,17 @@
 //!
 //! One delivery goes through `command` (what does it ask?), `carry` (decide, commit, run the
 //! effects, and again until the core is satisfied) and `lanes` (acknowledge or defer). The
-//! `sweep` enters at `carry` with whatever nobody looked after.
+//! `sweep` enters at `carry` with whatever nobody looked after, `reconcile` with whatever `compare`
+//! found to differ.
 
 mod carry;
 mod command;
+mod compare;
+mod count;
 mod effects;
 mod lanes;
 mod outage;
+mod reconcile;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -23,6 +27,7 @@ use crate::fault::Disposition;
 use crate::ledger::{Ledger, LedgerError, Rules};
 use crate::queue::{Lane, Queue};
 use crate::store::SecretStore;
+pub use compare::{Action, Finding, Kind, Report, Views};
 use lanes::Bulkheads;
 pub use lanes::pause;
 use outage::Outages;
@@ -42,6 +47,8 @@ pub struct Worker {
     store: Arc<dyn SecretStore>,
     ledgers: BTreeMap<String, Ledger>,
     sweep_interval: Duration,
+    reconcile_interval: Duration,
+    counts_leases: bool,
     stop: CancellationToken,
     fatal: OnceLock<String>,
     /// Deliveries that may have ended a worker before are processed alone: they take it for writing.
@@ -62,6 +69,10 @@ pub struct Parts {
     pub ledgers: Vec<Ledger>,
     /// How often the sweep looks for what nobody looked after.
     pub sweep_interval: Duration,
+    /// How often ledgers, logins and secrets are compared.
+    pub reconcile_interval: Duration,
+    /// Whether leases are counted: somebody reads the metrics.
+    pub counts_leases: bool,
     /// Deliveries in hand at a time, for each lane.
     pub prefetch: u16,
 }
@@ -87,6 +98,8 @@ impl Worker {
             queue: parts.queue,
             store: parts.store,
             sweep_interval: parts.sweep_interval,
+            reconcile_interval: parts.reconcile_interval,
+            counts_leases: parts.counts_leases,
             stop,
             fatal: OnceLock::new(),
             company: RwLock::new(()),
@@ -106,7 +119,11 @@ impl Worker {
         }
         for database in self.ledgers.keys() {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
+            if self.counts_leases {
+                tasks.spawn(Arc::clone(&self).count(database.clone()));
+            }
         }
+        tasks.spawn(Arc::clone(&self).reconcile_periodically());
         tasks.close();
         self.stop.cancelled().await;
         tracing::info!("stopping: what is in hand is finished, the rest handed back");

@@ -76,6 +76,8 @@ impl Worker {
             }
         }
         while !self.stop.is_cancelled() && ledger.forget_old_requests().await? > 0 {}
+        while !self.stop.is_cancelled() && ledger.forget_closed_leases().await? > 0 {}
+        while !self.stop.is_cancelled() && ledger.forget_old_audit().await? > 0 {}
         Ok(())
     }
 }

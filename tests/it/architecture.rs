@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a module may import those that come after it.
-const ORDER: [&str; 14] = [
+const ORDER: [&str; 15] = [
     "main", "cli", "app", "config", "worker", "queue", "store", "ledger", "login", "wire", "lease",
-    "password", "fault", "clock",
+    "password", "fault", "clock", "metrics",
 ];
 
 /// May be imported by whoever starts it, and imports nothing.

@@ -6,23 +6,11 @@ mod neighbours;
 use serde_json::json;
 
 use crate::support::client::{SOON, fresh_id};
-use crate::support::site::{Site, Wishes};
-
-/// Whoever may ask for anything may write into the queue.
-const MALLORYS: &str = r#"
-[roles.mallorys]
-database = "app"
-groups = ["GROUP"]
-requesters = ["mallory"]
-"#;
+use crate::support::site::Site;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_for_others_is_denied_like_one_that_does_not_exist() {
-    let site = Site::new(Wishes {
-        sections: MALLORYS.to_owned(),
-        ..Wishes::default()
-    })
-    .await;
+    let site = Site::with_mallory().await;
     let _worker = site.worker().await;
     let mallory = site.client("mallory").await;
     let mut denials = Vec::new();

@@ -117,6 +117,8 @@ fn what_is_missing_or_misspelt_is_told_with_what_to_do() {
         (&["lease", "show"], "<LEASE>"),
         (&["lease", "list", "--output", "yaml"], "table, json"),
         (&["lease", "list", "--limit", "0"], "not in 1.."),
+        (&["audit", "--since", "yesterday"], "is no duration"),
+        (&["audit", "--lease", "x"], "one looks like app-db."),
         (&["--log-level", "loud", "worker"], "\"debug\""),
         (&["request"], "<ROLE>"),
     ] {

@@ -5,6 +5,7 @@
 
 mod age;
 mod architecture;
+mod audit_trail;
 mod authorisation;
 mod cli;
 mod commands;
@@ -18,10 +19,12 @@ mod idempotency;
 mod ledger;
 mod life;
 mod logins;
+mod metrics;
 mod outages;
 mod poison;
 mod queue;
 mod readme;
+mod reconcile;
 mod revocation;
 mod secrecy;
 mod services;

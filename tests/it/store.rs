@@ -5,14 +5,15 @@ mod aws_faults;
 mod directory;
 mod fake;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
-use keycard::clock::uuid_v7;
+use keycard::clock::{host_now, uuid_v7};
 use keycard::fault::Disposition;
 use keycard::lease::Requester;
-use keycard::store::{SecretStore, StoreError, Stored};
+use keycard::store::{Listed, SecretStore, StoreError, Stored};
 use secrecy::SecretString;
 use uuid::Uuid;
 
@@ -54,6 +55,8 @@ async fn conformance(store: Box<dyn SecretStore>, probe: &dyn Probe) {
     deleting_is_idempotent(store, probe).await;
     requesters_do_not_cross(store, probe).await;
     many_at_once(store, probe).await;
+    what_is_there_is_described(store).await;
+    what_is_there_is_listed(store).await;
 }
 
 async fn what_is_put_can_be_read(store: &dyn SecretStore, probe: &dyn Probe) {
@@ -161,4 +164,63 @@ async fn many_at_once(store: &dyn SecretStore, probe: &dyn Probe) {
     for (locator, attempt) in &leases {
         assert_eq!(probe.read(locator).await, None, "{attempt}");
     }
+}
+
+fn tagged(installation: &str) -> BTreeMap<String, String> {
+    [
+        ("keycard-installation", installation),
+        ("lease-id", "app-db.01890a5d-ac96-774b-bcce-b302099a8057"),
+        ("note", ""),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+async fn what_is_there_is_described(store: &dyn SecretStore) {
+    let (place, tags) = (locator("app"), tagged("production"));
+    assert_eq!(store.describe(&place).await.unwrap(), None);
+    let value = SecretString::from("value");
+    store.put(&place, uuid_v7(), &value, &tags).await.unwrap();
+    let described = store.describe(&place).await.unwrap().unwrap();
+    assert_eq!(described.tags, tags);
+    assert!(described.changed_at.unwrap() <= host_now());
+    // Neither what lies above it nor what lies below it.
+    let (above, _) = place.rsplit_once('/').unwrap();
+    assert_eq!(store.describe(above).await.unwrap(), None);
+    store.delete(&place).await.unwrap();
+    assert_eq!(store.describe(&place).await.unwrap(), None);
+}
+
+async fn what_is_there_is_listed(store: &dyn SecretStore) {
+    let prefix = format!("list-{}/prod", uuid_v7());
+    let listed = async |prefix: &str| {
+        let found: Vec<Listed> = store.list(prefix).try_collect().await.unwrap();
+        let number = found.len();
+        let found: BTreeMap<String, BTreeMap<String, String>> = found
+            .into_iter()
+            .map(|secret| (secret.locator, secret.tags))
+            .collect();
+        assert_eq!(found.len(), number, "each once");
+        found
+    };
+    assert!(listed(&prefix).await.is_empty());
+    let below: BTreeSet<String> = (0..25)
+        .map(|n| format!("{prefix}/app{}/role/app-db.{}", n % 3, uuid_v7()))
+        .collect();
+    let beside = [
+        format!("{prefix}uction/app/role/app-db.{}", uuid_v7()),
+        format!("{prefix}.2"),
+    ];
+    let (value, tags) = (SecretString::from("value"), tagged("production"));
+    for place in below.iter().chain(&beside) {
+        store.put(place, uuid_v7(), &value, &tags).await.unwrap();
+    }
+    let found = listed(&prefix).await;
+    assert!(found.keys().eq(&below), "{found:?}");
+    assert!(found.values().all(|kept| *kept == tags));
+    for place in &below {
+        store.delete(place).await.unwrap();
+    }
+    assert!(listed(&prefix).await.is_empty());
+    assert_eq!(listed(&format!("{prefix}uction")).await.len(), 1);
 }

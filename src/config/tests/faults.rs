@@ -51,6 +51,8 @@ fn all_faults_are_told_at_once() {
 
         [worker]
         sweep_interval = "2h"
+        keep_closed_leases = "30d"
+        metrics_address = ":9464"
     "#;
     const TOLD: &str = r#"KEYCARD_QUEUE_URL: matches no key; unset it, or write it like KEYCARD_QUEUE__URL; databases and roles must be in the file
 databases.app.connection_url: holds a password; write {{password}} in its place and set password = { env = "NAME" }
@@ -69,6 +71,8 @@ roles.writer.database: "app" does not allow this role; add "writer" to its allow
 roles.writer.max_ttl: "24x" is not a duration; write it like "90s", "15m", "1h" or "7d"
 store.colour: is not a key that keycard knows; known here: kind, prefix, region, kms_key_id, path
 store.prefix: "../x" cannot begin the names of secrets; use letters, digits, '_', '-' and '.' with single slashes between, no part beginning with '.', at most 128 in all
+worker.keep_closed_leases: "30d" is out of range; write a duration from 31d to 3660d
+worker.metrics_address: ":9464" is no address and port; write it like "127.0.0.1:9464", or "0.0.0.0:9464" for every address of this host
 worker.sweep_interval: "2h" is out of range; write a duration from 1s to 1h"#;
     let variables = environment(&[("KEYCARD_QUEUE_URL", "amqp://x")]);
     let errors = parse_with(FILE, &variables).unwrap_err();

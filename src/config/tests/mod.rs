@@ -126,6 +126,9 @@ fn the_readmes_file_is_taken_word_for_word() {
     assert_eq!(config.worker.sweep_interval.as_secs(), 30);
     assert_eq!(config.worker.shutdown_grace.as_secs(), 25);
     assert_eq!(config.worker.max_request_age.as_secs(), 900);
+    assert_eq!(config.worker.keep_closed_leases.as_secs(), 90 * 86_400);
+    assert_eq!(config.worker.keep_audit.as_secs(), 90 * 86_400);
+    assert_eq!(config.worker.metrics_address, None);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every state, every event, at every kind of time: no panic, and laws that no decision breaks.
 
-use super::super::{Effect, LoginChange, Report, Secrets};
+use super::super::{Difference, Effect, LoginChange, Report, Secrets};
+use super::audit::audit_laws;
 use super::*;
 
 fn nows() -> Vec<Timestamp> {
@@ -96,6 +97,11 @@ fn events() -> Vec<Event> {
             terminated: u32::MAX,
         });
     }
+    events.extend([
+        Event::Differs(Difference::LoginMissing),
+        Event::Differs(Difference::LoginLeft),
+        Event::Differs(Difference::SecretLeft),
+    ]);
     let refusals: Vec<Event> = events.iter().cloned().map(refused).collect();
     events.extend(refusals);
     events.push(refused(refused(Event::Wake { generation: None })));
@@ -139,6 +145,7 @@ fn every_decision_obeys_the_laws() {
                 let decision = decide(None, event, now, policy);
                 common_laws(&decision, event);
                 unknown_laws(&decision, event);
+                audit_laws(None, &decision);
                 for lease in &leases {
                     let decision = decide(Some(lease), event, now, policy);
                     common_laws(&decision, event);
@@ -149,6 +156,7 @@ fn every_decision_obeys_the_laws() {
                         assert_eq!(decision.login, None, "{lease:?} {event:?} {decision:?}");
                     }
                     answer_laws(lease, &decision, now);
+                    audit_laws(Some(lease), &decision);
                     failures_end(lease, &decision, now, policy);
                 }
             }
@@ -208,7 +216,10 @@ fn unknown_laws(decision: &Decision, event: &Event) {
 /// What stays, what only grows, and whose the lease is meanwhile.
 fn lease_laws(lease: &Lease, decision: &Decision, event: &Event, now: Timestamp) {
     let context = || format!("{lease:?}\n{event:?} at {now}\n{decision:?}");
-    let others = matches!(event, Event::Wake { .. } | Event::Revoke(_));
+    let others = matches!(
+        event,
+        Event::Wake { .. } | Event::Revoke(_) | Event::Differs(_)
+    );
     if let Some(until) = lease.held_until
         && others
         && now < until
@@ -233,6 +244,7 @@ fn lease_laws(lease: &Lease, decision: &Decision, event: &Event, now: Timestamp)
         | Event::Renew { .. }
         | Event::Revoke(_)
         | Event::Wake { .. }
+        | Event::Differs(_)
         | Event::Refused { .. } => None,
     };
     let Some(next) = &decision.next else {
@@ -250,7 +262,11 @@ fn lease_laws(lease: &Lease, decision: &Decision, event: &Event, now: Timestamp)
         "{}",
         context()
     );
-    assert!(rank(&next.state) >= rank(&lease.state), "{}", context());
+    if *event == Event::Differs(Difference::LoginLeft) {
+        assert!(rank(&lease.state) > 2 && rank(&next.state) == 2);
+    } else {
+        assert!(rank(&next.state) >= rank(&lease.state), "{}", context());
+    }
     assert!(next.expires_at <= next.max_expires_at, "{}", context());
     if renews {
         assert_eq!(next.generation, lease.generation + 1, "{}", context());
@@ -307,6 +323,7 @@ fn login_laws(lease: &Lease, next: &Lease, decision: &Decision, event: &Event, n
         | Event::Delivered { .. }
         | Event::SessionsGone { .. }
         | Event::Cleared { .. }
+        | Event::Differs(_)
         | Event::Failed { .. } => None,
     };
     assert_eq!(
@@ -317,8 +334,9 @@ fn login_laws(lease: &Lease, next: &Lease, decision: &Decision, event: &Event, n
     );
     if decision.login == Some(LoginChange::Drop) {
         let lost_its_sessions = before == 2 && matches!(event, Event::SessionsGone { .. });
+        let missing = *event == Event::Differs(Difference::LoginMissing);
         assert!(
-            lease.is_due(now) || asked || lost_its_sessions,
+            lease.is_due(now) || asked || lost_its_sessions || missing,
             "{}",
             context()
         );

@@ -110,6 +110,7 @@ fn check_the_end(world: &World) {
             | Event::Delivered { .. }
             | Event::SessionsGone { .. }
             | Event::Cleared { .. }
+            | Event::Differs(_)
             | Event::Failed { .. }
             | Event::Refused { .. } => false,
         };

@@ -201,6 +201,8 @@ fn rules(installation: &str, requesters: &[&str], operators: &[&str]) -> Rules {
         operators: names(operators),
         hold: SignedDuration::from_secs(30),
         request_age_max: hour,
+        keep_closed_leases: hour,
+        keep_audit: hour,
         roles: BTreeMap::from([("app-role".to_owned(), role)]),
         databases: BTreeMap::new(),
         prefix: "keycard".to_owned(),

@@ -7,6 +7,7 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_secretsmanager::error::ProvideErrorMetadata as _;
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use keycard::clock::uuid_v7;
 use keycard::fault::Disposition;
@@ -15,7 +16,7 @@ use keycard::store::aws::{self, AwsSecretsManager, RegionUnknown, read_secret};
 use secrecy::ExposeSecret as _;
 
 use super::{Probe, conformance, locator, put};
-use crate::support::secrets_manager::{FakeSecretsManager, Operation};
+use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
 use crate::support::servers::shared_moto;
 
 /// What a real environment would give, for a server at `url`.
@@ -78,6 +79,39 @@ impl Probe for Reader {
 async fn the_strict_stand_in_conforms() {
     let fake = FakeSecretsManager::start();
     conformance(Box::new(store(&fake)), &Reader::new(&fake.url())).await;
+}
+
+#[tokio::test]
+async fn it_conforms_in_small_pages_though_it_is_throttled() {
+    let fake = FakeSecretsManager::start();
+    fake.set_page(2);
+    fake.fail_next_of(Operation::ListSecrets, 2, Fault::Throttle);
+    fake.fail_next_of(Operation::DescribeSecret, 2, Fault::Throttle);
+    conformance(Box::new(store(&fake)), &Reader::new(&fake.url())).await;
+    assert!(fake.count(Operation::ListSecrets) > 13);
+}
+
+#[tokio::test]
+async fn what_may_not_be_looked_at_is_not_absent() {
+    let fake = FakeSecretsManager::start();
+    let store = store(&fake);
+    let denied = Fault::Refuse("AccessDeniedException");
+    fake.fail_next_of(Operation::ListSecrets, 1, denied);
+    let listed = store.list("keycard").try_collect::<Vec<_>>().await;
+    let error = listed.unwrap_err();
+    assert!(
+        error
+            .problem
+            .contains("secretsmanager:ListSecrets: AccessDenied")
+    );
+    assert_eq!(error.disposition, Disposition::Retry);
+    fake.fail_next_of(Operation::DescribeSecret, 1, denied);
+    let error = store.describe(&locator("app")).await.unwrap_err();
+    assert!(
+        error
+            .problem
+            .contains("secretsmanager:DescribeSecret: AccessDenied")
+    );
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 use keycard::clock::uuid_v7;
 use keycard::fault::Disposition;
@@ -141,6 +142,7 @@ async fn hostile_locators_are_refused() {
         for refused in [
             put(&store, hostile, uuid_v7(), "value").await.map(|_| ()),
             store.delete(hostile).await,
+            store.describe(hostile).await.map(|_| ()),
         ] {
             let refused = refused.unwrap_err();
             assert_eq!(refused.disposition, Disposition::Reject, "{hostile:?}");
@@ -229,6 +231,44 @@ async fn a_root_that_has_gone_is_a_passing_trouble() {
         .unwrap_err();
     assert_eq!(refused.disposition, Disposition::Retry);
     assert!(refused.problem.contains(".lock"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_root_that_has_gone_is_no_empty_store() {
+    let (_directory, root, store) = store();
+    fs::remove_dir_all(&root).unwrap();
+    let listed = store.list("keycard").try_collect::<Vec<_>>().await;
+    assert_eq!(listed.unwrap_err().disposition, Disposition::Retry);
+    let described = store.describe("keycard/app/lease").await;
+    assert_eq!(described.unwrap_err().disposition, Disposition::Retry);
+}
+
+/// Links, other people's files, and what a put that died has left.
+#[tokio::test]
+async fn only_secrets_are_listed() {
+    let (directory, root, store) = store();
+    let place = locator("app");
+    let stored = put(&store, &place, uuid_v7(), "value").await.unwrap();
+    let beside = Path::new(&stored.locator).parent().unwrap().to_owned();
+    let outside = directory.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("x"), "x").unwrap();
+    symlink(&outside, root.join("keycard/linked")).unwrap();
+    symlink(outside.join("x"), beside.join("link")).unwrap();
+    fs::write(beside.join("READ ME"), "x").unwrap();
+    fs::write(beside.join(".lease.new"), "x").unwrap();
+    fs::write(beside.join("by-hand"), "x").unwrap();
+    let mut listed: Vec<_> = store.list("keycard").try_collect().await.unwrap();
+    listed.sort_by(|a, b| a.locator.cmp(&b.locator));
+    let by_hand = place.rsplit_once('/').unwrap().0.to_owned() + "/by-hand";
+    let names: Vec<&str> = listed.iter().map(|secret| &*secret.locator).collect();
+    assert_eq!(names, [&*place, &*by_hand]);
+    assert!(listed[1].tags.is_empty());
+    assert_eq!(store.describe("keycard/linked/x").await.ok(), None);
+
+    symlink(&outside, root.join("elsewhere")).unwrap();
+    let through = store.list("elsewhere").try_collect::<Vec<_>>().await;
+    assert!(through.unwrap_err().problem.contains("in the way"));
 }
 
 #[test]

@@ -164,6 +164,17 @@ impl FakeSecretsManager {
         self.world().deletion_takes = duration;
     }
 
+    /// Listings come in pages of at most so many secrets.
+    pub fn set_page(&self, secrets: usize) {
+        self.world().page = secrets;
+    }
+
+    /// Listings go on showing the secrets that there are now.
+    pub fn let_listings_lag(&self) {
+        let mut world = self.world();
+        world.listed = Some(world.secrets.clone());
+    }
+
     /// How many calls of `operation` have arrived, whatever became of them.
     pub fn count(&self, operation: Operation) -> usize {
         *self.world().received.get(&operation).unwrap_or(&0)

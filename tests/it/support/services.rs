@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use keycard::lease::Requester;
 
 use super::servers::{RabbitMq, shared_rabbitmq};
-use super::site::Site;
+use super::site::{Site, Wishes};
 
 /// What carries a site's messages.
 #[derive(Clone, Copy)]
@@ -46,6 +46,22 @@ const USERS: [&str; 8] = [
 pub const WORKER: &str = "kc-worker";
 
 impl Site {
+    /// A site where mallory, too, may ask for something: whoever may ask for nothing cannot write
+    /// into a queue in Postgres.
+    pub async fn with_mallory() -> Self {
+        Self::new(Wishes {
+            sections: r#"
+[roles.mallorys]
+database = "app"
+groups = ["GROUP"]
+requesters = ["mallory"]
+"#
+            .to_owned(),
+            ..Wishes::default()
+        })
+        .await
+    }
+
     /// The broker; a site whose queue is in Postgres has none.
     pub fn rabbitmq(&self) -> &'static RabbitMq {
         match self.queue {

@@ -34,6 +34,8 @@ pub struct Wishes {
     pub sections: String,
     /// How often the sweep comes; rarely, so that tests show what events do.
     pub sweep_interval: &'static str,
+    /// How often a worker reconciles; practically never, for the same reason.
+    pub reconcile_interval: &'static str,
     /// Who may ask for `app-role`.
     pub requesters: Vec<&'static str>,
 }
@@ -47,6 +49,7 @@ impl Default for Wishes {
             role: String::new(),
             sections: String::new(),
             sweep_interval: "10m",
+            reconcile_interval: "7d",
             requesters: vec!["orders-svc", "billing-svc"],
         }
     }
@@ -128,6 +131,7 @@ requesters = {requesters:?}
 {role}{queue}
 [worker]
 sweep_interval = "{sweep_interval}"
+reconcile_interval = "{reconcile_interval}"
 "#,
             name = self.name,
             host = self.postgres.host,
@@ -138,6 +142,7 @@ sweep_interval = "{sweep_interval}"
             role = self.role(&wishes.role),
             queue = self.queue_section(),
             sweep_interval = wishes.sweep_interval,
+            reconcile_interval = wishes.reconcile_interval,
         );
         match &wishes.store {
             // The default, beside the configuration.
@@ -432,6 +437,11 @@ impl Worker {
     /// All that it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends it at once, as a crash would.

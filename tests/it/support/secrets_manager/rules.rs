@@ -272,13 +272,24 @@ pub fn description(name: &str, secret: &Secret) -> Value {
         .iter()
         .map(|(key, value)| json!({"Key": key, "Value": value}))
         .collect();
-    json!({"ARN": secret.arn, "Name": name, "Tags": tags})
+    json!({
+        "ARN": secret.arn, "Name": name, "Tags": tags,
+        "CreatedDate": 1.6e9, "LastChangedDate": 1.7e9,
+    })
 }
 
 /// One page of `ListSecrets`; a filter matches the beginnings of names.
-pub fn listing(secrets: &BTreeMap<String, Secret>, parameters: &Value) -> Result<Value, Refusal> {
+pub fn listing(
+    secrets: &BTreeMap<String, Secret>,
+    page: usize,
+    parameters: &Value,
+) -> Result<Value, Refusal> {
     only(parameters, &["Filters", "MaxResults", "NextToken"])?;
-    let size = parameters["MaxResults"].as_u64().unwrap_or(100).min(100);
+    if parameters["Filters"][0]["Key"] != "name" {
+        return Err(Refusal::invalid("Here only names are filtered"));
+    }
+    let asked = parameters["MaxResults"].as_u64().unwrap_or(100);
+    let size = usize::try_from(asked).unwrap_or(page).min(page);
     let after = parameters["NextToken"].as_str().unwrap_or_default();
     let prefix = parameters["Filters"][0]["Values"][0]
         .as_str()
@@ -288,7 +299,7 @@ pub fn listing(secrets: &BTreeMap<String, Secret>, parameters: &Value) -> Result
         .filter(|(name, _)| name.as_str() > after && name.starts_with(prefix));
     let page: Vec<Value> = rest
         .by_ref()
-        .take(usize::try_from(size).unwrap_or(100))
+        .take(size)
         .map(|(name, secret)| description(name, secret))
         .collect();
     let mut answer = json!({"SecretList": page});

@@ -12,12 +12,17 @@ use super::{Call, Fault, Operation, Secret};
 /// The service's state.
 pub struct World {
     pub secrets: BTreeMap<String, Secret>,
-    /// Names whose deletion is not finished.
-    deleting: BTreeMap<String, Instant>,
+    /// Secrets whose deletion is not finished.
+    deleting: BTreeMap<String, (Instant, Secret)>,
     pub deletion_takes: Duration,
     pub faults: VecDeque<(Option<Operation>, Fault)>,
     creating: Bucket,
     deletions: Bucket,
+    listings: Bucket,
+    /// Most secrets in a page of a listing.
+    pub page: usize,
+    /// What listings show instead of the secrets that there are.
+    pub listed: Option<BTreeMap<String, Secret>>,
     pub received: BTreeMap<Operation, usize>,
     pub held: usize,
     pub calls: Vec<Call>,
@@ -33,6 +38,9 @@ impl World {
             faults: VecDeque::new(),
             creating: Bucket::new(50),
             deletions: Bucket::new(50),
+            listings: Bucket::new(100),
+            page: 100,
+            listed: None,
             received: BTreeMap::new(),
             held: 0,
             calls: Vec::new(),
@@ -81,7 +89,7 @@ impl World {
     ) -> Result<Value, Refusal> {
         let now = monotonic_now();
         let takes = self.deletion_takes;
-        self.deleting.retain(|_, since| now < *since + takes);
+        self.deleting.retain(|_, (since, _)| now < *since + takes);
         match operation {
             Operation::CreateSecret => {
                 self.creating.take(now)?;
@@ -92,10 +100,20 @@ impl World {
                 let name = rules::deletion(parameters)?;
                 let arn = format!("arn:aws:secretsmanager:{region}:123456789012:secret:{name}");
                 // Like AWS, no error when it is missing or being deleted.
-                if self.secrets.remove(&name).is_some() {
-                    self.deleting.insert(name.clone(), now);
+                if let Some(secret) = self.secrets.remove(&name) {
+                    self.deleting.insert(name.clone(), (now, secret));
                 }
                 Ok(json!({"ARN": arn, "Name": name, "DeletionDate": 1.7e9}))
+            }
+            // Unlike its value, a secret that is being deleted can be looked at.
+            Operation::DescribeSecret
+                if let Some((name, (_, secret))) = parameters["SecretId"]
+                    .as_str()
+                    .and_then(|id| self.deleting.get_key_value(id)) =>
+            {
+                let mut described = rules::description(name, secret);
+                described["DeletedDate"] = json!(1.7e9);
+                Ok(described)
             }
             Operation::DescribeSecret => {
                 let (name, secret) = self.find(parameters, &["SecretId"])?;
@@ -114,7 +132,11 @@ impl World {
                     })),
                 }
             }
-            Operation::ListSecrets => rules::listing(&self.secrets, parameters),
+            Operation::ListSecrets => {
+                self.listings.take(now)?;
+                let listed = self.listed.as_ref().unwrap_or(&self.secrets);
+                rules::listing(listed, self.page, parameters)
+            }
         }
     }
 

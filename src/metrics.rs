@@ -1,0 +1,202 @@
+//! Metrics: what they are called, what they mean, and where Prometheus reads them.
+//!
+//! Nothing is kept or served before [`serve`]. No label holds what a sender chooses freely.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+
+const REQUESTS: &str = "keycard_requests_total";
+const REVOCATIONS: &str = "keycard_revocations_total";
+const LATENESS: &str = "keycard_revocation_lateness_seconds";
+const STAGES: &str = "keycard_stage_duration_seconds";
+const DEAD_LETTERS: &str = "keycard_dead_letters_total";
+const LIVE: &str = "keycard_leases_live";
+const OVERDUE: &str = "keycard_leases_overdue";
+const OVERDUE_OLDEST: &str = "keycard_lease_overdue_oldest_seconds";
+const STUCK: &str = "keycard_leases_stuck";
+const ORPHANS: &str = "keycard_orphans";
+const COUNTED: &str = "keycard_ledger_up";
+
+/// The role of what concerns no role of the configuration; no name of a role begins so.
+const NO_ROLE: &str = "-";
+
+/// Upper bounds, in seconds.
+const LATENESS_BUCKETS: [f64; 12] = [
+    0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0,
+];
+
+/// Upper bounds, in seconds; an effect gives up after 20.
+const STAGE_BUCKETS: [f64; 12] = [
+    0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 20.0,
+];
+
+/// The metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "metrics cannot be served at {address}: {problem}; give worker.metrics_address another address or port, or take it out"
+)]
+pub struct MetricsError {
+    address: SocketAddr,
+    problem: String,
+}
+
+/// Serves everything that is counted from now on, to whoever can reach the address, at any path.
+/// Once in a process.
+///
+/// # Errors
+/// When nobody can listen there.
+pub fn serve(address: SocketAddr) -> Result<(), MetricsError> {
+    let install = || {
+        PrometheusBuilder::new()
+            .with_http_listener(address)
+            .set_buckets_for_metric(Matcher::Full(LATENESS.to_owned()), &LATENESS_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Full(STAGES.to_owned()), &STAGE_BUCKETS)?
+            .install()
+    };
+    install().map_err(|error: BuildError| MetricsError {
+        address,
+        problem: error.to_string(),
+    })?;
+    describe_counter!(
+        REQUESTS,
+        "What requests and renewals came to, and denied revocations: issued, renewed or the denial's code."
+    );
+    describe_counter!(
+        REVOCATIONS,
+        "Logins that were dropped, by why their lease ended."
+    );
+    describe_histogram!(
+        LATENESS,
+        "How long after their lease's end logins were dropped that nobody revoked before."
+    );
+    describe_histogram!(
+        STAGES,
+        "How long each stage of a decision took, whether it succeeded or not."
+    );
+    describe_counter!(
+        DEAD_LETTERS,
+        "Messages that this worker put among the dead letters, by the code of the reason."
+    );
+    describe_gauge!(LIVE, "Leases whose login exists and whose time is not up.");
+    describe_gauge!(
+        OVERDUE,
+        "Leases whose login exists though their time is up."
+    );
+    describe_gauge!(
+        OVERDUE_OLDEST,
+        "How long the first of the overdue leases has been so; 0 when none is."
+    );
+    describe_gauge!(
+        STUCK,
+        "Leases whose revocation has failed six times or more."
+    );
+    describe_gauge!(
+        ORPHANS,
+        "What the last reconciliation found to differ and could not put right, by kind."
+    );
+    describe_gauge!(
+        COUNTED,
+        "1 when the ledger could be asked for the counts of leases, 0 when they are unknown."
+    );
+    Ok(())
+}
+
+/// A stage of what follows from a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The transaction of a decision.
+    LedgerStep,
+    /// The same where it drops a login.
+    DropLogin,
+    /// Storing a secret.
+    PutSecret,
+    /// Deleting a lease's secrets.
+    DeleteSecrets,
+    /// Scheduling an expiry event.
+    ArmExpiry,
+    /// Publishing results.
+    Publish,
+    /// Ending a login's sessions.
+    TerminateSessions,
+}
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::LedgerStep => "ledger_step",
+            Self::DropLogin => "drop_login",
+            Self::PutSecret => "put_secret",
+            Self::DeleteSecrets => "delete_secrets",
+            Self::ArmExpiry => "arm_expiry",
+            Self::Publish => "publish",
+            Self::TerminateSessions => "terminate_sessions",
+        }
+    }
+}
+
+/// The leases of one ledger at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Leases {
+    /// Those whose login exists and whose time is not up.
+    pub live: i64,
+    /// Those whose login exists though their time is up.
+    pub overdue: i64,
+    /// How long that has been so for the first of them; 0 when there is none.
+    pub overdue_seconds_max: f64,
+    /// Those whose revocation is stuck.
+    pub stuck: i64,
+}
+
+/// A command was answered.
+pub fn answered(role: Option<&str>, outcome: &str) {
+    let role = role.unwrap_or(NO_ROLE).to_owned();
+    counter!(REQUESTS, "role" => role, "outcome" => outcome.to_owned()).increment(1);
+}
+
+/// A login was dropped.
+pub fn revoked(role: Option<&str>, cause: &str) {
+    let role = role.unwrap_or(NO_ROLE).to_owned();
+    counter!(REVOCATIONS, "role" => role, "cause" => cause.to_owned()).increment(1);
+}
+
+/// A login was dropped so long after its lease's end.
+pub fn revoked_late(lateness: SignedDuration) {
+    histogram!(LATENESS).record(lateness.as_secs_f64());
+}
+
+/// A stage has taken so long.
+pub fn took(stage: Stage, duration: Duration) {
+    histogram!(STAGES, "stage" => stage.as_str()).record(duration);
+}
+
+/// A message became a dead letter.
+pub fn parked(code: &'static str) {
+    counter!(DEAD_LETTERS, "reason" => code).increment(1);
+}
+
+/// So many things of this kind still differ after a reconciliation; `None` when the database's were
+/// not compared.
+pub fn orphans(database: &str, kind: &'static str, left: Option<u32>) {
+    let left = left.map_or(f64::NAN, f64::from);
+    gauge!(ORPHANS, "database" => database.to_owned(), "kind" => kind).set(left);
+}
+
+/// The leases of a ledger were counted; `None` when it could not be asked.
+#[expect(clippy::cast_precision_loss, reason = "nobody has 2^53 leases")]
+pub fn counted(database: &str, leases: Option<Leases>) {
+    // What nobody knows is not what it was.
+    let number = |of: fn(Leases) -> f64| leases.map_or(f64::NAN, of);
+    for (name, value) in [
+        (LIVE, number(|leases| leases.live as f64)),
+        (OVERDUE, number(|leases| leases.overdue as f64)),
+        (OVERDUE_OLDEST, number(|leases| leases.overdue_seconds_max)),
+        (STUCK, number(|leases| leases.stuck as f64)),
+        (COUNTED, f64::from(u8::from(leases.is_some()))),
+    ] {
+        gauge!(name, "database" => database.to_owned()).set(value);
+    }
+}

@@ -1,0 +1,278 @@
+//! What Prometheus reads from a worker.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+
+use keycard::clock::uuid_v7;
+use keycard::store::SecretStore as _;
+use keycard::store::directory::Directory;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::client::SOON;
+use crate::support::eventually;
+use crate::support::site::{Site, Wishes, Worker};
+
+const VARIABLE: &str = "KEYCARD_WORKER__METRICS_ADDRESS";
+
+/// An address that nobody listens at, for now.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+async fn worker_with_metrics(site: &Site, address: SocketAddr) -> Worker {
+    let worker = site.worker_unready(&[(VARIABLE, &address.to_string())]);
+    worker.ready().await;
+    worker
+}
+
+/// What an HTTP client reads at the address.
+async fn scraped(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body.to_owned()
+}
+
+/// The samples, by name and labels.
+async fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
+    let text = scraped(address).await;
+    text.lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+async fn until(address: SocketAddr, name: &str, holds: impl Fn(f64) -> bool) -> f64 {
+    eventually(&format!("{name} is as expected"), 60, async || {
+        let value = samples(address).await.get(name).copied();
+        value.filter(|value| holds(*value))
+    })
+    .await
+}
+
+fn is(expected: f64) -> impl Fn(f64) -> bool {
+    move |value| (value - expected).abs() < f64::EPSILON
+}
+
+const LIVE: &str = r#"keycard_leases_live{database="app"}"#;
+const OVERDUE: &str = r#"keycard_leases_overdue{database="app"}"#;
+const OLDEST: &str = r#"keycard_lease_overdue_oldest_seconds{database="app"}"#;
+const STUCK: &str = r#"keycard_leases_stuck{database="app"}"#;
+const UP: &str = r#"keycard_ledger_up{database="app"}"#;
+const ISSUED: &str = r#"keycard_requests_total{role="app-role",outcome="issued"}"#;
+const RENEWED: &str = r#"keycard_requests_total{role="app-role",outcome="renewed"}"#;
+const NOT_ALLOWED: &str = r#"keycard_requests_total{role="-",outcome="role_not_allowed"}"#;
+const EXPIRED: &str = r#"keycard_revocations_total{role="app-role",cause="expired"}"#;
+const INVALID: &str = r#"keycard_dead_letters_total{reason="invalid_event"}"#;
+const LATE: &str = "keycard_revocation_lateness_seconds_count";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
+    let site = Site::with_mallory().await;
+    let address = free_address();
+    let mut worker = worker_with_metrics(&site, address).await;
+    for (name, expected) in [
+        (UP, 1.0),
+        (LIVE, 0.0),
+        (OVERDUE, 0.0),
+        (OLDEST, 0.0),
+        (STUCK, 0.0),
+    ] {
+        until(address, name, is(expected)).await;
+    }
+    let before = samples(address).await;
+    assert!(
+        !before.contains_key(ISSUED) && !before.contains_key(LATE),
+        "{before:?}"
+    );
+
+    let orders = site.client("orders-svc").await;
+    let issued = orders.issued("app-role", None).await;
+    orders.issued("app-role", None).await;
+    let mallory = site.client("mallory").await;
+    let denied = mallory.request("no-such-role", None).await;
+    assert_eq!(mallory.answer(&denied).await.denial(), "role_not_allowed");
+    orders.publish("requests", b"{").await;
+    until(address, INVALID, is(1.0)).await;
+    until(address, LIVE, is(2.0)).await;
+    let during = samples(address).await;
+    assert!(is(2.0)(during[ISSUED]), "{during:?}");
+    assert!(is(1.0)(during[NOT_ALLOWED]), "{during:?}");
+    let text = scraped(address).await;
+    assert!(
+        !text.contains("no-such-role") && !text.contains("mallory"),
+        "{text}"
+    );
+    for stage in ["ledger_step", "put_secret", "arm_expiry", "publish"] {
+        let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
+        assert!(
+            during.get(&name).is_some_and(|count| *count >= 2.0),
+            "{name}: {during:?}"
+        );
+        assert!(
+            text.contains(&format!(r#"seconds_bucket{{stage="{stage}",le="20"}}"#)),
+            "{text}"
+        );
+    }
+    well_described(&text);
+
+    // A login that owns something cannot be dropped on time.
+    let username = issued["username"].as_str().unwrap();
+    let sql = site.sql().await;
+    sql.batch_execute(&format!(
+        "CREATE TABLE public.mine (); ALTER TABLE public.mine OWNER TO {username:?}"
+    ))
+    .await
+    .unwrap();
+    let lease_id = issued["lease_id"].as_str().unwrap();
+    let renewal = orders.renew(lease_id, Some(5)).await;
+    assert_eq!(orders.answer(&renewal).await.kind(), "lease.renewed.v1");
+    assert!(is(1.0)(samples(address).await[RENEWED]));
+    // Counts are the ledger's: another process begins with them.
+    worker.kill();
+    let worker = worker_with_metrics(&site, address).await;
+    let first = eventually("leases are counted", SOON, async || {
+        samples(address).await.get(LIVE).copied()
+    });
+    assert!(first.await >= 1.0);
+    until(address, OVERDUE, is(1.0)).await;
+    until(address, OLDEST, |seconds| seconds > 0.0).await;
+    until(address, LIVE, is(1.0)).await;
+    assert!(is(0.0)(samples(address).await[STUCK]));
+    sql.batch_execute("UPDATE keycard.leases SET failures = 6 WHERE state = 'revoking'")
+        .await
+        .unwrap();
+    until(address, STUCK, is(1.0)).await;
+
+    sql.batch_execute(
+        "DROP TABLE public.mine;
+         UPDATE keycard.leases SET failures = 0, retry_at = now() WHERE state = 'revoking'",
+    )
+    .await
+    .unwrap();
+    orders.revoke(lease_id).await;
+    until(address, EXPIRED, is(1.0)).await;
+    until(address, OVERDUE, is(0.0)).await;
+    let after = samples(address).await;
+    assert!(is(1.0)(after[LATE]), "{after:?}");
+    assert!(after["keycard_revocation_lateness_seconds_sum"] > 0.0);
+    assert!(is(0.0)(after[STUCK]) && is(0.0)(after[OLDEST]), "{after:?}");
+    drop(worker);
+}
+
+/// Every metric says what it is, what it means, and whose it is.
+fn well_described(text: &str) {
+    let described = |word: &str| -> BTreeSet<&str> {
+        text.lines()
+            .filter_map(|line| line.strip_prefix(word)?.split(' ').next())
+            .collect()
+    };
+    let (types, helps) = (described("# TYPE "), described("# HELP "));
+    assert!(types.len() >= 8, "{types:?}");
+    assert_eq!(types, helps);
+    for name in types {
+        assert!(name.starts_with("keycard_"), "{name}");
+        let counter = text.contains(&format!("# TYPE {name} counter"));
+        assert_eq!(counter, name.ends_with("_total"), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_away_has_no_counts() {
+    let site = Site::usual().await;
+    let address = free_address();
+    let _worker = worker_with_metrics(&site, address).await;
+    until(address, UP, is(1.0)).await;
+    let sql = site.sql().await;
+    let admin = &site.admin;
+    sql.batch_execute(&format!("ALTER ROLE {admin} NOLOGIN"))
+        .await
+        .unwrap();
+    eventually("the ledger cannot be asked", 60, async || {
+        sql.batch_execute(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{admin}'"
+        ))
+        .await
+        .unwrap();
+        let samples = samples(address).await;
+        (is(0.0)(samples[UP]) && samples[LIVE].is_nan()).then_some(())
+    })
+    .await;
+    sql.batch_execute(&format!("ALTER ROLE {admin} LOGIN"))
+        .await
+        .unwrap();
+    until(address, UP, is(1.0)).await;
+    until(address, LIVE, is(0.0)).await;
+}
+
+/// The sockets that a process listens on.
+fn listening(pid: u32) -> usize {
+    let mut inodes = BTreeSet::new();
+    for table in ["tcp", "tcp6"] {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let columns: Vec<&str> = line.split_whitespace().collect();
+            if columns[3] == "0A" {
+                inodes.insert(format!("socket:[{}]", columns[9]));
+            }
+        }
+    }
+    fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+        .filter(|target| inodes.contains(target.to_string_lossy().as_ref()))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_listens_only_where_it_is_told_to() {
+    let site = Site::usual().await;
+    let usual = site.worker().await;
+    assert_eq!(listening(usual.pid()), 0);
+    let address = free_address();
+    let told = worker_with_metrics(&site, address).await;
+    assert_eq!(listening(told.pid()), 1);
+
+    let mut second = site.worker_unready(&[(VARIABLE, &address.to_string())]);
+    assert_eq!(second.exit(SOON).await.code(), Some(1));
+    let said = second.log();
+    for words in [
+        "metrics cannot be served at 127.0.0.1:",
+        "already in use",
+        "worker.metrics_address",
+    ] {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_what_the_last_reconciliation_left() {
+    let site = Site::new(Wishes {
+        reconcile_interval: "1s",
+        ..Wishes::default()
+    })
+    .await;
+    let address = free_address();
+    let _worker = worker_with_metrics(&site, address).await;
+    let orphans = r#"keycard_orphans{database="app",kind="secret_unproven"}"#;
+    until(address, orphans, is(0.0)).await;
+    let lease = format!("app.{}", uuid_v7());
+    let locator = format!("keycard/orders-svc/app-role/{lease}");
+    let tags = [("keycard-installation".to_owned(), site.name.clone())].into();
+    let store = Directory::open(&site.secrets).unwrap();
+    let value = "precious".into();
+    store.put(&locator, uuid_v7(), &value, &tags).await.unwrap();
+    until(address, orphans, is(1.0)).await;
+    store.delete(&locator).await.unwrap();
+    until(address, orphans, is(0.0)).await;
+}
