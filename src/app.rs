@@ -357,6 +357,7 @@ pub fn rules(config: &Config) -> Rules {
             upkeep: Upkeep {
                 renewal: role.renew_statements.clone(),
                 revocation: role.revocation_statements.clone(),
+                owned: role.owned.clone(),
             },
             groups: role.groups.clone(),
             connection_limit: role.connection_limit,

@@ -122,6 +122,8 @@ pub enum Stage {
     Publish,
     /// Ending a login's sessions.
     TerminateSessions,
+    /// Clearing away what a login owns or was granted.
+    ClearObjects,
 }
 
 impl Stage {
@@ -134,6 +136,7 @@ impl Stage {
             Self::ArmExpiry => "arm_expiry",
             Self::Publish => "publish",
             Self::TerminateSessions => "terminate_sessions",
+            Self::ClearObjects => "clear_objects",
         }
     }
 }

@@ -5,6 +5,7 @@ mod config_check;
 mod credential;
 mod dead_letters;
 mod fetch;
+mod freeze;
 mod import;
 mod lease;
 mod life;
@@ -132,6 +133,19 @@ enum Command {
         after_help = "Example:\n  keycard reconcile\n  keycard reconcile --apply --output json"
     )]
     Reconcile(reconcile::Arguments),
+    /// Have nothing revoked, in any database of the configuration, until it is thawed.
+    #[command(
+        after_help = "Example:\n  keycard freeze --reason 'restoring a backup'",
+        long_about = "Have nothing revoked, in any database of the configuration, until it is \
+                      thawed.\n\nNo login is disabled, terminated or dropped, and no secret \
+                      deleted. Credentials are issued and renewed as ever, and logins still end: \
+                      Postgres refuses them from their VALID UNTIL on. Who asks for a revocation \
+                      is answered once it is carried out."
+    )]
+    Freeze(freeze::Freeze),
+    /// Have revocations go on after they were frozen.
+    #[command(after_help = "Example:\n  keycard thaw")]
+    Thaw,
     /// Look at what could not be processed, and hand it over again or drop it, with the user of the
     /// [client] section.
     #[command(
@@ -185,6 +199,8 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         | Command::Fetch(_)
         | Command::Lease(_)
         | Command::Reconcile(_)
+        | Command::Freeze(_)
+        | Command::Thaw
         | Command::DeadLetters(_)
         | Command::Import(_)
         | Command::Completions { .. }
@@ -204,6 +220,8 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         Command::Connect(connect) => return run::connect(config, environment, connect).await,
         Command::Fetch(fetch) => fetch::run(config, environment, fetch).await,
         Command::Lease(command) => lease::run(config, environment, command).await,
+        Command::Freeze(arguments) => freeze::freeze(config, environment, &arguments).await,
+        Command::Thaw => freeze::thaw(config, environment).await,
         Command::DeadLetters(command) => dead_letters::run(config, environment, command).await,
         Command::Completions { shell } => {
             manual::completions(shell);

@@ -1,12 +1,12 @@
 //! `keycard setup-sql`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::{Failure, print};
 use crate::config::{Config, Environment, Queue};
 use crate::lease::Requester;
-use crate::login;
+use crate::login::{self, Owned, Setup};
 
 pub(super) fn run(
     path: Option<&Path>,
@@ -27,7 +27,23 @@ pub(super) fn run(
         .filter(|role| role.database == name)
         .flat_map(|role| role.groups.iter().map(String::as_str))
         .collect();
-    let groups: Vec<&str> = groups.into_iter().collect();
+    let mut keepers: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for role in config.roles.values().filter(|role| role.database == name) {
+        let Owned::Reassigned(keeper) = &role.owned else {
+            continue;
+        };
+        let of_role: BTreeSet<&str> = role
+            .groups
+            .iter()
+            .map(String::as_str)
+            .filter(|group| group != keeper)
+            .collect();
+        // A keeper of several roles may hold only what all of them have.
+        keepers
+            .entry(keeper)
+            .and_modify(|groups| groups.retain(|group| of_role.contains(group)))
+            .or_insert(of_role);
+    }
     let services: BTreeSet<&str> = match &config.queue {
         Queue::Postgres { database, .. } if database == name => config
             .roles
@@ -38,12 +54,14 @@ pub(super) fn run(
             .collect(),
         Queue::Postgres { .. } | Queue::Amqp(_) => BTreeSet::new(),
     };
-    let services: Vec<&str> = services.into_iter().collect();
     print(&login::setup_sql(
         &database.dbname,
         database.user(),
-        &groups,
-        &services,
+        &Setup {
+            groups,
+            keepers,
+            services,
+        },
     ));
     Ok(())
 }

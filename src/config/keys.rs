@@ -26,6 +26,8 @@ pub enum Takes {
     Texts,
     /// A whole number.
     Number,
+    /// `true` or `false`.
+    Flag,
     /// `"1h30m"`, or a number of seconds.
     Duration,
     /// `{ env = "NAME" }`, `{ file = "PATH" }` or `{ secret = "NAME" }`.
@@ -49,7 +51,7 @@ const fn key(path: &'static str, takes: Takes, default: &'static str, about: &'s
 /// Every key, in the order of the reference.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = {
-    use Takes::{Duration, Number, Password, Statements, Text, Texts};
+    use Takes::{Duration, Flag, Number, Password, Statements, Text, Texts};
     &[
     key("installation", Text, "required", "Names this keycard in ledgers, secret tags and queues; never change it."),
     key("operators", Texts, "none", "Requesters that may renew and revoke any lease."),
@@ -68,6 +70,8 @@ pub const KEYS: &[Key] = {
     key("roles.*.creation_statements", Statements, "none", "SQL that creates the login, with {{name}}, {{password}} and {{expiration}}."),
     key("roles.*.renew_statements", Statements, "none", "SQL that renews the login in keycard's place, with {{name}} and {{expiration}}; VALID UNTIL is set in any case."),
     key("roles.*.revocation_statements", Statements, "none", "SQL that runs before keycard drops the login, with {{name}}: what was granted to the login itself is revoked here."),
+    key("roles.*.reassign_owned_to", Text, "none", "NOLOGIN role that gets what a login owns when its lease ends; it holds no more than the login's groups do."),
+    key("roles.*.drop_owned", Flag, "false", "Whether what a login owns is dropped when its lease ends; without this and reassign_owned_to such a login stays, disabled."),
     key("roles.*.connection_limit", Number, "no limit", "Most connections of one login at a time."),
     key("roles.*.default_ttl", Duration, "1h, or max_ttl if that is shorter", "How long a lease lives if its request does not say."),
     key("roles.*.max_ttl", Duration, "24h, or default_ttl if that is longer", "How long a lease can live with all its renewals, up to 366d."),

@@ -44,7 +44,7 @@ pub use queue::{Amqp, Queue};
 pub use store::{Aws, Directory, Store};
 
 use crate::lease::{Requester, RolePolicy};
-use crate::login::Statements;
+use crate::login::{Owned, Statements};
 
 /// Where the file is looked for when no `--config` names it, in this order.
 pub const FILES: [&str; 2] = ["./keycard.toml", "/etc/keycard/keycard.toml"];
@@ -117,6 +117,8 @@ pub struct Role {
     pub renew_statements: Option<Statements>,
     /// SQL that comes before keycard's own DROP ROLE.
     pub revocation_statements: Option<Statements>,
+    /// What becomes of what a login owns.
+    pub owned: Owned,
     /// Most connections of one login at a time.
     pub connection_limit: Option<u32>,
     /// Times to live and the cap on live leases.

@@ -222,7 +222,7 @@ fn parse(text: &str, takes: Takes) -> Value {
     let is_toml = match takes {
         Takes::Text | Takes::Password => false,
         Takes::Statements => text.trim_start().starts_with('['),
-        Takes::Texts | Takes::Number | Takes::Duration => true,
+        Takes::Texts | Takes::Number | Takes::Flag | Takes::Duration => true,
     };
     is_toml
         .then(|| text.parse().ok())

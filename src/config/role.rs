@@ -10,7 +10,7 @@ use super::keys::suggest;
 use super::section::Section;
 use super::statements::{self, Purpose};
 use crate::lease::RolePolicy;
-use crate::login::Statements;
+use crate::login::{Owned, Statements};
 
 const HOUR: u64 = 3_600;
 const DAY: u64 = 24 * HOUR;
@@ -57,6 +57,7 @@ pub(super) fn read(
             r#"write groups = ["app_readwrite"], or creation_statements as in Vault"#,
         );
     }
+    let owned = owned(section);
     let policy = RolePolicy {
         leases_max: section.number("max_leases", 1..=u32::MAX.into()),
         ..times(section)
@@ -67,6 +68,7 @@ pub(super) fn read(
         creation_statements,
         renew_statements,
         revocation_statements,
+        owned: owned?,
         connection_limit: section.number("connection_limit", 1..=i32::MAX.into()),
         policy,
         requesters: section.requesters("requesters")?,
@@ -127,6 +129,39 @@ fn groups(section: &Section) -> Option<Vec<String>> {
         return None;
     }
     Some(groups)
+}
+
+/// What becomes of what logins own: one answer at most.
+fn owned(section: &Section) -> Option<Owned> {
+    const KEEPER: &str = "reassign_owned_to";
+    const DROP: &str = "drop_owned";
+    let before = section.problems();
+    let keeper = section.text(KEEPER);
+    let drops = section.flag(DROP) == Some(true);
+    if keeper.is_some_and(|keeper| keeper.len() > POSTGRES_NAME_BYTES_MAX) {
+        section.report(
+            KEEPER,
+            format!("has more than {POSTGRES_NAME_BYTES_MAX} bytes"),
+            "write the role's name as pg_roles shows it",
+        );
+    }
+    if keeper.is_some() && drops {
+        section.report(DROP, "contradicts reassign_owned_to", "keep one of them");
+    }
+    for (key, given) in [(KEEPER, keeper.is_some()), (DROP, drops)] {
+        if given && section.has("revocation_statements") {
+            section.report(
+                key,
+                "does nothing beside revocation_statements",
+                "keep one of them: the statements look after what the login owns",
+            );
+        }
+    }
+    (section.problems() == before).then(|| match keeper {
+        Some(keeper) => Owned::Reassigned(keeper.to_owned()),
+        None if drops => Owned::Dropped,
+        None => Owned::Kept,
+    })
 }
 
 /// `None` when there are none, and when they are faulty, which is reported.

@@ -232,6 +232,19 @@ impl<'a> Section<'a> {
         fitting
     }
 
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &str) -> Option<bool> {
+        let flag = self.table.get(key)?.as_bool();
+        if flag.is_none() {
+            self.report(
+                key,
+                "is neither true nor false",
+                "write one of them, without quotes",
+            );
+        }
+        flag
+    }
+
     /// A duration within `range`, in seconds.
     pub(super) fn seconds(&self, key: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.table.get(key)?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
 use super::steps::{
     ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
-    deliver_later, denied, ended, failed, issue, overtaken, refused, renew, reopen, revoke,
+    deliver_later, denied, ended, failed, frozen, issue, overtaken, refused, renew, reopen, revoke,
     revoke_as_asked, soon, terminate, too_late, unknown_lease, unusable,
 };
 use super::{Cause, Difference, Event, Lease, Policy, State};
@@ -13,9 +13,22 @@ use super::{Cause, Difference, Event, Lease, Policy, State};
 /// Decides what `event` does to `lease` at `now`, the ledger's clock read under the lease's lock.
 ///
 /// `lease` is `None` when the ledger has no such lease. Total: every event is answered in every
-/// state, however late, early or often it comes.
+/// state, however late, early or often it comes. While revocations are frozen nothing is taken away.
 #[must_use]
 pub fn decide(lease: Option<&Lease>, event: &Event, now: Timestamp, policy: &Policy) -> Decision {
+    let decision = decide_thawed(lease, event, now, policy);
+    if policy.frozen && decision.takes_away() {
+        return frozen(lease, event, now);
+    }
+    decision
+}
+
+fn decide_thawed(
+    lease: Option<&Lease>,
+    event: &Event,
+    now: Timestamp,
+    policy: &Policy,
+) -> Decision {
     let Some(lease) = lease else {
         return unknown(event, now, policy);
     };
@@ -145,9 +158,14 @@ fn revoking(
         ),
         Event::Delivered { attempt } => overtaken(*attempt, now),
         Event::SessionsGone { attempt, .. } if *attempt != lease.attempt => too_late(now),
-        Event::SessionsGone { terminated, .. } => {
+        Event::SessionsGone {
+            terminated, left, ..
+        } => {
             let counted = count_sessions(lease, *terminated);
-            revoke(&counted, cause, now, policy, "no session is left")
+            match left {
+                None => revoke(&counted, cause, now, policy, "no session is left"),
+                Some(reason) => failed(&counted, reason, now),
+            }
         }
         Event::Failed { attempt, .. } if *attempt != lease.attempt => too_late(now),
         // Held by nobody: this attempt's failure is counted, and what failed now is the notice of it.

@@ -33,6 +33,24 @@ impl Decision {
             reason,
         }
     }
+
+    /// Whether it takes something away from a lease that has, or had, a credential.
+    pub(super) fn takes_away(&self) -> bool {
+        self.login.is_some_and(|change| match change {
+            LoginChange::Disable | LoginChange::Drop => true,
+            LoginChange::Create | LoginChange::ResetPassword | LoginChange::Renew => false,
+        }) || self.effects.iter().any(|effect| match effect {
+            Effect::TerminateSessions
+            | Effect::ClearObjects
+            | Effect::DeleteSecrets(Secrets::All) => true,
+            // These are of attempts that nobody was told about.
+            Effect::DeleteSecrets(Secrets::Superseded | Secrets::Of(_))
+            | Effect::PutSecret
+            | Effect::ArmExpiry
+            | Effect::Answer
+            | Effect::Publish(_) => false,
+        })
+    }
 }
 
 /// Why something is done or was refused; never holds a secret.
@@ -177,6 +195,9 @@ pub enum Effect {
     ArmExpiry,
     /// Terminate the login's sessions by its OID, until none is left.
     TerminateSessions,
+    /// Clear away what depends on the login: prepared transactions, privileges, and what it owns as
+    /// far as its role said when it was issued.
+    ClearObjects,
     /// Delete secrets of the lease.
     DeleteSecrets(Secrets),
     /// Publish the answers recorded in this transaction.

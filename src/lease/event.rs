@@ -29,12 +29,14 @@ pub enum Event {
         /// Which attempt says so.
         attempt: u32,
     },
-    /// No session of the disabled login is left.
+    /// No session of the disabled login is left, and what depended on it is cleared away.
     SessionsGone {
         /// Which attempt says so.
         attempt: u32,
         /// How many sessions were terminated.
         terminated: u32,
+        /// What could not be cleared away, for people: the login cannot be dropped yet.
+        left: Option<Reason>,
     },
     /// Secrets are deleted and the result is confirmed.
     Cleared {
@@ -112,6 +114,8 @@ pub struct Policy {
     pub hold: SignedDuration,
     /// Requests and renewals older than this are not honoured, unless they say otherwise.
     pub request_age_max: SignedDuration,
+    /// Whether an operator has frozen revocations in the lease's database.
+    pub frozen: bool,
     /// `None` when the configuration no longer has the role, or no longer grants it to the lease's
     /// requester.
     pub role: Option<RolePolicy>,

@@ -27,8 +27,13 @@ const RETRY_SECONDS_MAX: i64 = 30;
 /// Longest pause between attempts at a delivery, in seconds: each attempt leaves a locator behind.
 const DELIVERY_SECONDS_MAX: i64 = 120;
 
-/// Pause between attempts at a revocation that is stuck, in seconds.
+/// Shortest and longest pause between attempts at a revocation that is stuck, in seconds. Each is
+/// followed by a notice.
 const STUCK_RETRY_SECONDS: i64 = 300;
+const STUCK_RETRY_SECONDS_MAX: i64 = 3_600;
+
+/// How soon a command comes back that revocations are frozen for.
+const FROZEN: SignedDuration = SignedDuration::from_secs(30);
 
 pub(super) fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision {
     if let Some(denial) = stale(&new.asking, now, policy) {
@@ -279,7 +284,8 @@ pub(super) fn close(
     }
 }
 
-/// The slow path: the login cannot be dropped yet, so it is disabled and its sessions end.
+/// The slow path: the login cannot be dropped yet, so it is disabled, its sessions end, and what
+/// depends on it is cleared away.
 pub(super) fn terminate(
     lease: &Lease,
     state: State,
@@ -295,7 +301,7 @@ pub(super) fn terminate(
             ..lease.clone()
         }),
         login: Some(LoginChange::Disable),
-        effects: vec![Effect::TerminateSessions],
+        effects: vec![Effect::TerminateSessions, Effect::ClearObjects],
         then: Then::Report(Report::SessionsGone),
         ..ack(reason)
     }
@@ -366,10 +372,9 @@ pub(super) fn failed(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision
         return too_late(now);
     };
     *failures += 1;
-    let seconds = if *failures >= super::STUCK_AFTER_FAILURES {
-        STUCK_RETRY_SECONDS
-    } else {
-        doubling_seconds(*failures, RETRY_SECONDS_MAX)
+    let seconds = match failures.checked_sub(super::STUCK_AFTER_FAILURES) {
+        None => doubling_seconds(*failures, RETRY_SECONDS_MAX),
+        Some(more) => (STUCK_RETRY_SECONDS << more.min(10)).min(STUCK_RETRY_SECONDS_MAX),
     };
     *retry_at = later(now, spread(seconds, lease));
     let until = *retry_at;
@@ -408,6 +413,17 @@ pub(super) fn overtaken(attempt: u32, now: Timestamp) -> Decision {
     Decision {
         effects: vec![Effect::DeleteSecrets(Secrets::Of(attempt))],
         ..too_late(now)
+    }
+}
+
+/// What would take something away while revocations are frozen. The sweep finds the lease again; a
+/// command, and an expiry event that the ledger knows nothing of, have to wait themselves.
+pub(super) fn frozen(lease: Option<&Lease>, event: &Event, now: Timestamp) -> Decision {
+    const REASON: &str = "revocations are frozen";
+    if lease.is_some() && matches!(event, Event::Wake { .. }) {
+        ack(REASON)
+    } else {
+        defer(later(now, FROZEN), REASON)
     }
 }
 

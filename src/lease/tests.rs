@@ -52,6 +52,7 @@ fn policy() -> Policy {
     Policy {
         hold: seconds(60),
         request_age_max: seconds(900),
+        frozen: false,
         role: Some(RolePolicy {
             default_ttl: seconds(3_600),
             max_ttl: seconds(86_400),

@@ -45,6 +45,16 @@ impl Endpoint {
         self.open(database, None).await
     }
 
+    /// Connects to another database of the same server.
+    ///
+    /// # Errors
+    /// As for [`Endpoint::connect`].
+    pub async fn connect_to(&self, database: &str, dbname: &str) -> Result<Client, LedgerError> {
+        let mut there = self.clone();
+        there.config.dbname(dbname);
+        there.connect(database).await
+    }
+
     /// Connects like [`Endpoint::connect`]. `woken` is notified whenever the server notifies a
     /// channel that the client listens to, and when the connection has ended.
     ///

@@ -3,8 +3,10 @@
 
 mod answers;
 mod audit;
+mod clear;
 mod connection;
 mod counts;
+mod freeze;
 mod read;
 mod reconcile;
 mod requests;
@@ -16,6 +18,7 @@ mod sweep;
 
 pub use audit::{About, AuditFilter, AuditRow, Refusal};
 pub use connection::Endpoint;
+pub use freeze::Frozen;
 pub use read::Search;
 pub use reconcile::{Known, Odd, View};
 pub use requests::{Asked, Kind, Recorded};
@@ -29,7 +32,7 @@ use std::time::Duration;
 
 use deadpool::managed::{Object, Pool, PoolError};
 
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
@@ -40,6 +43,9 @@ use connection::Connections;
 /// tokio-postgres's own limit ends with the socket; TLS and the start-up follow it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Logins that are cleared away at a time.
+const CLEARING_MAX: usize = 2;
+
 /// The ledger of one database.
 #[derive(Debug)]
 pub struct Ledger {
@@ -48,6 +54,8 @@ pub struct Ledger {
     pool: Pool<Connections>,
     rules: Arc<Rules>,
     prepared: OnceCell<()>,
+    /// Logins that are being cleared away at a time, each with a connection of its own.
+    clearing: Semaphore,
 }
 
 impl Ledger {
@@ -83,6 +91,7 @@ impl Ledger {
             pool,
             rules,
             prepared: OnceCell::new(),
+            clearing: Semaphore::new(CLEARING_MAX),
         })
     }
 

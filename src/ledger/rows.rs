@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::LedgerError;
 use crate::lease::{Cause, Lease, LeaseId, Requester, State};
-use crate::login::{Statements, Upkeep};
+use crate::login::{Owned, Statements, Upkeep};
 
 /// A lease with what only the outside world needs to know about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(super) const COLUMNS: &str =
     "id, role, requester, username, state, generation, attempt, held_until,
     issued_at, expires_at, max_expires_at, ttl_clamped, locators, sessions_terminated, cause,
     revoked_at, failures, retry_at, recheck_at, last_failure, login_oid, renew_statements,
-    revocation_statements";
+    revocation_statements, reassign_owned_to, drop_owned";
 
 /// Statements as a row holds them: as the configuration writes them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -159,6 +159,11 @@ pub(super) fn from_row(row: &Row, database: &str) -> Result<StoredLease, RowErro
         upkeep: Upkeep {
             renewal: statements("renew_statements")?,
             revocation: statements("revocation_statements")?,
+            owned: match row.try_get("reassign_owned_to")? {
+                Some(keeper) => Owned::Reassigned(keeper),
+                None if row.try_get("drop_owned")? => Owned::Dropped,
+                None => Owned::Kept,
+            },
         },
         locators: row.try_get("locators")?,
         last_failure: row.try_get("last_failure")?,
@@ -196,15 +201,20 @@ pub(super) async fn write(
             recheck_at,
         } => (Some(cause), Some(revoked_at), 0, None, recheck_at),
     };
+    let keeper = match &stored.upkeep.owned {
+        Owned::Reassigned(keeper) => Some(keeper),
+        Owned::Kept | Owned::Dropped => None,
+    };
     let integer = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
     client
         .execute(
             "INSERT INTO keycard.leases (id, role, requester, username, login_oid, state, generation,
                  attempt, held_until, issued_at, expires_at, max_expires_at, ttl_clamped, locators,
                  sessions_terminated, cause, revoked_at, failures, retry_at, recheck_at,
-                 last_failure, wake_at, renew_statements, revocation_statements)
+                 last_failure, wake_at, renew_statements, revocation_statements, reassign_owned_to,
+                 drop_owned)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,
-                 $18, $19, $20, $21, $22, $23, $24)
+                 $18, $19, $20, $21, $22, $23, $24, $25, $26)
              ON CONFLICT (id) DO UPDATE SET
                  login_oid = excluded.login_oid, state = excluded.state,
                  generation = excluded.generation, attempt = excluded.attempt,
@@ -239,6 +249,8 @@ pub(super) async fn write(
                 &lease.wake_at(),
                 &texts(stored.upkeep.renewal.as_ref()),
                 &texts(stored.upkeep.revocation.as_ref()),
+                &keeper,
+                &(stored.upkeep.owned == Owned::Dropped),
             ],
         )
         .await?;

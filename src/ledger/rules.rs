@@ -57,12 +57,14 @@ pub struct Told {
 }
 
 impl Rules {
-    /// The rules that apply to a lease of `role` for `requester`.
+    /// The rules that apply to a lease of `role` for `requester`, in a database whose revocations are
+    /// `frozen` or not.
     #[must_use]
-    pub fn policy(&self, role: &str, requester: &Requester) -> Policy {
+    pub fn policy(&self, role: &str, requester: &Requester, frozen: bool) -> Policy {
         Policy {
             hold: self.hold,
             request_age_max: self.request_age_max,
+            frozen,
             role: self
                 .roles
                 .get(role)
@@ -73,10 +75,11 @@ impl Rules {
 
     /// The rules where there is neither lease nor role.
     #[must_use]
-    pub fn no_role(&self) -> Policy {
+    pub fn no_role(&self, frozen: bool) -> Policy {
         Policy {
             hold: self.hold,
             request_age_max: self.request_age_max,
+            frozen,
             role: None,
         }
     }

@@ -10,12 +10,12 @@ use tokio_postgres::error::SqlState;
 use super::{Ledger, LedgerError};
 
 /// The newest migration that this keycard knows.
-pub const LEDGER_VERSION: i32 = 4;
+pub const LEDGER_VERSION: i32 = 5;
 
 /// The oldest keycard, by the newest migration it knows, that can still work with what the
-/// migrations have made. Raise it only with a change that an older one would get wrong: before 3,
-/// nobody runs the statements that a lease has recorded.
-const COMPATIBLE_FROM: i32 = 3;
+/// migrations have made. Raise it only with a change that an older one would get wrong: before 5,
+/// nobody knows of freezing.
+const COMPATIBLE_FROM: i32 = 5;
 
 /// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
 const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;

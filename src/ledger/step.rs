@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::answers::ENDED;
 use super::audit::{self, About, AuditRow, Refusal};
+use super::freeze::clock_and_freeze;
 use super::reconcile;
 use super::requests::{self, Asked, Recorded};
 use super::rows::{self, RowError, StoredLease};
@@ -113,7 +114,7 @@ impl Ledger {
             .map_err(|error| error.at("carry out a step", &self.database));
         let custom = custom
             || matches!(&stepped, Ok(Stepped::Decided(decided))
-                if decided.stored.as_ref().is_some_and(|stored| !stored.upkeep.is_usual()));
+                if decided.stored.as_ref().is_some_and(|stored| stored.upkeep.has_statements()));
         let clean = stepped.is_ok()
             && (!custom
                 || timeout(STEP_TIMEOUT, client.batch_execute("DISCARD ALL"))
@@ -207,9 +208,9 @@ impl Ledger {
         if let (Some(stored), Event::Differs(difference)) = (&stored, &event) {
             event = reconcile::look_again(transaction, stored, *difference).await?;
         }
-        let now = clock(transaction).await?;
+        let (now, frozen) = clock_and_freeze(transaction).await?;
         let change = self
-            .decide_and_apply(transaction, stored.as_ref(), event, now)
+            .decide_and_apply(transaction, stored.as_ref(), event, now, frozen)
             .await?;
         let answers = self
             .record(transaction, step.asked, step.secret.as_ref(), &change, now)
@@ -233,14 +234,16 @@ impl Ledger {
         stored: Option<&StoredLease>,
         mut event: Event,
         now: Timestamp,
+        frozen: bool,
     ) -> Result<Change, RowError> {
         loop {
             let policy = match (stored, &event) {
-                (Some(stored), _) => self
-                    .rules
-                    .policy(&stored.lease.role, &stored.lease.requester),
-                (None, Event::Request(new)) => self.rules.policy(&new.role, &new.asking.by),
-                (None, _) => self.rules.no_role(),
+                (Some(stored), _) => {
+                    let lease = &stored.lease;
+                    self.rules.policy(&lease.role, &lease.requester, frozen)
+                }
+                (None, Event::Request(new)) => self.rules.policy(&new.role, &new.asking.by, frozen),
+                (None, _) => self.rules.no_role(frozen),
             };
             let decision = decide(stored.map(|stored| &stored.lease), &event, now, &policy);
             let mut savepoint = transaction.savepoint("decision").await?;
@@ -332,15 +335,17 @@ impl Ledger {
             upkeep,
             locators: stored.map_or_else(Vec::new, |stored| stored.locators.clone()),
             last_failure: match event {
-                Event::Failed { reason, .. } | Event::Refused { reason, .. } => {
-                    Some(reason.to_string())
-                }
+                Event::Failed { reason, .. }
+                | Event::Refused { reason, .. }
+                | Event::SessionsGone {
+                    left: Some(reason), ..
+                } => Some(reason.to_string()),
                 Event::Request(_)
                 | Event::Renew { .. }
                 | Event::Revoke(_)
                 | Event::Wake { .. }
                 | Event::Delivered { .. }
-                | Event::SessionsGone { .. }
+                | Event::SessionsGone { left: None, .. }
                 | Event::Differs(_)
                 | Event::Cleared { .. } => stored.and_then(|stored| stored.last_failure.clone()),
             },

@@ -12,7 +12,8 @@ const BATCH: i64 = 100;
 
 impl Ledger {
     /// Leases that something should have happened to, oldest first, beginning after `last`; those
-    /// that somebody works on are passed over. Expiry events get two seconds to come first.
+    /// that somebody works on are passed over. Expiry events get two seconds to come first. While
+    /// revocations are frozen only deliveries go on.
     ///
     /// # Errors
     /// When the database cannot be asked.
@@ -27,6 +28,8 @@ impl Ledger {
                 "SELECT wake_at, id FROM keycard.leases
                  WHERE wake_at < clock_timestamp() - interval '2 seconds'
                    AND (wake_at, id) > ($1, $2)
+                   AND (state = 'issuing' OR EXISTS (
+                       SELECT FROM keycard.ledger WHERE frozen_at IS NULL))
                  ORDER BY wake_at, id LIMIT $3 FOR UPDATE SKIP LOCKED",
                 &[&time, &id, &BATCH],
             )

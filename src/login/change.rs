@@ -8,6 +8,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::custom::{MayPass, run_custom};
+use super::objects::{check_hidden, join};
 use super::sqlstate::{concerns_the_login, describe, disposition};
 use super::template::{Template, Upkeep};
 use crate::clock;
@@ -218,7 +219,7 @@ async fn reset_password(
     transaction: &Transaction<'_>,
     login: &Login<'_>,
 ) -> Result<Option<u32>, Refusal> {
-    let oid = own(transaction, login).await?;
+    let oid = own(transaction, login.username, login.oid).await?;
     let (Some(oid), Some(verifier)) = (oid, login.verifier) else {
         return Err(gone());
     };
@@ -233,14 +234,18 @@ async fn reset_password(
 }
 
 async fn renew(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Option<u32>, Refusal> {
-    let oid = own(transaction, login).await?.ok_or_else(gone)?;
+    let oid = own(transaction, login.username, login.oid)
+        .await?
+        .ok_or_else(gone)?;
     let custom = login.upkeep.renewal.as_ref();
     if let Some(statements) = custom {
         let rendered = statements.render(login.username, None, login.expires_at);
         run_custom(transaction, &rendered, MayPass::Retry)
             .await
             .map_err(|refusal| refusal.of("renew_statements"))?;
-        own(transaction, login).await?.ok_or_else(gone)?;
+        own(transaction, login.username, login.oid)
+            .await?
+            .ok_or_else(gone)?;
     }
     transaction
         .batch_execute(&format!(
@@ -256,7 +261,7 @@ async fn renew(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Optio
 }
 
 async fn disable(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Option<u32>, Refusal> {
-    let oid = own(transaction, login).await?;
+    let oid = own(transaction, login.username, login.oid).await?;
     if oid.is_some() {
         transaction
             .batch_execute(&format!(
@@ -273,39 +278,25 @@ async fn drop_login(
     login: &Login<'_>,
 ) -> Result<Option<u32>, Refusal> {
     let name = escape_identifier(login.username);
-    let mut left = own(transaction, login).await?;
+    let mut left = own(transaction, login.username, login.oid).await?;
     if let (Some(_), Some(statements)) = (left, &login.upkeep.revocation) {
-        join(transaction, login).await?;
+        // DROP OWNED and REASSIGN OWNED, which the statements are likely to hold, ask for that. It ends
+        // with the login.
+        join(transaction, login.username).await?;
         let rendered = statements.render(login.username, None, login.expires_at);
         // Until they succeed the login must be kept from logging in.
         run_custom(transaction, &rendered, MayPass::Refuse)
             .await
             .map_err(|refusal| refusal.of("revocation_statements"))?;
-        left = own(transaction, login).await?;
+        left = own(transaction, login.username, login.oid).await?;
     }
-    if left.is_some() {
+    if let Some(oid) = left {
+        check_hidden(transaction, oid).await?;
         transaction
             .batch_execute(&format!("DROP ROLE {name}"))
             .await?;
     }
     Ok(None)
-}
-
-/// Makes keycard's user a member of the login until that is dropped: DROP OWNED and REASSIGN OWNED,
-/// which revocation statements are likely to hold, ask for that of all but superusers.
-async fn join(
-    transaction: &Transaction<'_>,
-    login: &Login<'_>,
-) -> Result<(), tokio_postgres::Error> {
-    let inherit = if server_version(transaction).await? >= 160_000 {
-        " WITH INHERIT TRUE, SET TRUE"
-    } else {
-        ""
-    };
-    let name = escape_identifier(login.username);
-    transaction
-        .batch_execute(&format!("GRANT {name} TO CURRENT_USER{inherit}"))
-        .await
 }
 
 fn not_created() -> Refusal {
@@ -318,16 +309,20 @@ fn gone() -> Refusal {
 
 /// The OID of the login if it still is the one that the ledger recorded: same OID, same name.
 /// `None` when it is gone; another role of that name is not keycard's to touch.
-async fn own(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Option<u32>, Refusal> {
-    let Some(oid) = login.oid else {
+pub(super) async fn own(
+    client: &impl GenericClient,
+    username: &str,
+    oid: Option<u32>,
+) -> Result<Option<u32>, Refusal> {
+    let Some(oid) = oid else {
         return Ok(None);
     };
-    let row = transaction
+    let row = client
         .query_opt("SELECT rolname::text FROM pg_roles WHERE oid = $1", &[&oid])
         .await?;
     match row {
         None => Ok(None),
-        Some(row) if row.get::<_, &str>(0) == login.username => Ok(Some(oid)),
+        Some(row) if row.get::<_, &str>(0) == username => Ok(Some(oid)),
         Some(row) => Err(Refusal::Reason(format!(
             "the login was renamed to {:?}; rename it back",
             row.get::<_, &str>(0)
@@ -335,8 +330,10 @@ async fn own(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Option<
     }
 }
 
-async fn server_version(transaction: &Transaction<'_>) -> Result<i32, tokio_postgres::Error> {
-    let row = transaction
+pub(super) async fn server_version(
+    client: &impl GenericClient,
+) -> Result<i32, tokio_postgres::Error> {
+    let row = client
         .query_one("SELECT current_setting('server_version_num')::integer", &[])
         .await?;
     Ok(row.get(0))

@@ -2,7 +2,9 @@
 
 mod change;
 mod custom;
+mod keeper;
 mod name;
+mod objects;
 mod password;
 mod setup;
 mod sqlstate;
@@ -10,7 +12,8 @@ mod template;
 
 pub use change::{Applied, Login, apply, terminate_sessions};
 pub use name::username;
+pub use objects::{Leaver, clear, databases, left};
 pub use password::{SCRAM_ITERATIONS, generate as generate_password, scram_verifier};
-pub use setup::setup_sql;
+pub use setup::{Setup, setup_sql};
 pub use sqlstate::{describe, disposition};
-pub use template::{Statements, Template, Upkeep};
+pub use template::{Owned, Statements, Template, Upkeep};

@@ -1,11 +1,29 @@
 //! The script with which a DBA gives keycard's own user what it needs, and nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 
-/// The script for one database, plain SQL for any client. `groups` are the roles that keycard may
-/// grant, `admin` its own user, `services` who will use the queue in this database.
+/// The other roles that the script is about.
+#[derive(Debug, Default)]
+pub struct Setup<'a> {
+    /// Those that keycard may grant.
+    pub groups: BTreeSet<&'a str>,
+    /// Those that get what logins leave, each with the groups it is a member of.
+    pub keepers: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    /// Who will use the queue in this database.
+    pub services: BTreeSet<&'a str>,
+}
+
+/// The script for one database, plain SQL for any client; `admin` is keycard's own user.
 #[must_use]
-pub fn setup_sql(dbname: &str, admin: &str, groups: &[&str], services: &[&str]) -> String {
+pub fn setup_sql(dbname: &str, admin: &str, setup: &Setup<'_>) -> String {
+    let Setup {
+        groups,
+        keepers,
+        services,
+    } = setup;
     let admin_name = escape_identifier(admin);
     let admin_text = escape_literal(admin);
     let database = escape_identifier(dbname);
@@ -39,16 +57,20 @@ DO $keycard$ BEGIN
 END $keycard$;
 "
     );
-    if !groups.is_empty() {
+    for (keeper, member_of) in keepers {
+        script.push_str(&keeper_sql(keeper, member_of));
+    }
+    if !groups.is_empty() || !keepers.is_empty() {
         script.push_str(
             r"
--- 4. The groups that logins become members of. keycard can grant them without having their
---    privileges itself. Version 15 needs no grant for that.
+-- 4. The groups that logins become members of, and the roles that get what logins leave. keycard can
+--    grant them without having their privileges itself. Version 15 needs no grant for that.
 DO $keycard$ BEGIN
     IF current_setting('server_version_num')::integer >= 160000 THEN
 ",
         );
-        for group in groups {
+        let both: BTreeSet<&str> = groups.iter().chain(keepers.keys()).copied().collect();
+        for group in both {
             let grant = format!(
                 "GRANT {} TO {admin_name} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE",
                 escape_identifier(group)
@@ -75,6 +97,28 @@ DO $keycard$ BEGIN
             script.push_str(&escape_identifier(service));
             script.push_str(" LOGIN;\n");
         }
+    }
+    script
+}
+
+/// A role that gets what logins leave. It needs CREATE where logins create, and may have no privilege
+/// that logins have not.
+fn keeper_sql(keeper: &str, member_of: &BTreeSet<&str>) -> String {
+    let name = escape_identifier(keeper);
+    let text = escape_literal(keeper);
+    let mut script = format!(
+        r"
+-- The role {name} gets what logins leave. Give it no privileges but by their groups.
+DO $keycard$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {text}) THEN
+        CREATE ROLE {name} NOLOGIN;
+    END IF;
+END $keycard$;
+"
+    );
+    for group in member_of {
+        let group = escape_identifier(group);
+        let _ = writeln!(script, "GRANT {group} TO {name};");
     }
     script
 }

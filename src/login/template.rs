@@ -27,14 +27,28 @@ pub struct Upkeep {
     pub renewal: Option<Statements>,
     /// Run before keycard drops what is left.
     pub revocation: Option<Statements>,
+    /// What becomes of what the login owns, where no statements look after it.
+    pub owned: Owned,
 }
 
 impl Upkeep {
-    /// Whether it is all left to keycard.
+    /// Whether somebody else's statements are part of it.
     #[must_use]
-    pub fn is_usual(&self) -> bool {
-        *self == Self::default()
+    pub fn has_statements(&self) -> bool {
+        self.renewal.is_some() || self.revocation.is_some()
     }
+}
+
+/// What becomes of the objects that a login owns when its lease ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Owned {
+    /// They stay, and with them the login, disabled, until somebody has decided.
+    #[default]
+    Kept,
+    /// They are dropped.
+    Dropped,
+    /// They belong to this role from then on.
+    Reassigned(String),
 }
 
 /// Statements of a role, with `{{name}}`, `{{username}}`, `{{expiration}}` and, where a login is

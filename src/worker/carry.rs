@@ -87,6 +87,10 @@ impl Worker {
                     Then::Report(Report::SessionsGone) => Event::SessionsGone {
                         attempt,
                         terminated: happened.iter().map(Happened::terminated).sum(),
+                        left: happened
+                            .into_iter()
+                            .find_map(Happened::left)
+                            .map(Into::into),
                     },
                     Then::Report(Report::Cleared) => Event::Cleared { attempt },
                 },

@@ -26,20 +26,29 @@ pub(super) enum Happened {
     Stored(SecretPointer),
     /// So many sessions were terminated.
     Terminated(u32),
+    /// This keeps the login from being dropped, for people.
+    Left(String),
 }
 
 impl Happened {
     pub(super) fn stored(self) -> Option<SecretPointer> {
         match self {
             Self::Stored(pointer) => Some(pointer),
-            Self::Done | Self::Terminated(_) => None,
+            Self::Done | Self::Terminated(_) | Self::Left(_) => None,
         }
     }
 
     pub(super) fn terminated(&self) -> u32 {
         match self {
             Self::Terminated(count) => *count,
-            Self::Done | Self::Stored(_) => 0,
+            Self::Done | Self::Stored(_) | Self::Left(_) => 0,
+        }
+    }
+
+    pub(super) fn left(self) -> Option<String> {
+        match self {
+            Self::Left(reason) => Some(reason),
+            Self::Done | Self::Stored(_) | Self::Terminated(_) => None,
         }
     }
 }
@@ -81,6 +90,7 @@ impl Worker {
             Effect::ArmExpiry => (Stage::ArmExpiry, "the queue"),
             Effect::Answer | Effect::Publish(_) => (Stage::Publish, "the queue"),
             Effect::TerminateSessions => (Stage::TerminateSessions, "ending sessions"),
+            Effect::ClearObjects => (Stage::ClearObjects, "clearing away what logins leave"),
         };
         metrics::took(stage, clock::monotonic_now() - begun);
         match &done {
@@ -121,6 +131,22 @@ impl Worker {
                     .await
                     .map(Happened::Terminated)
                     .map_err(|error| error.to_string())
+            }
+            Effect::ClearObjects => {
+                let stored = lease_of(decided)?;
+                let left = context
+                    .ledger
+                    .clear_objects(stored)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                if let Some(left) = &left {
+                    tracing::warn!(
+                        lease.id = %stored.lease.id,
+                        left,
+                        "a login stays, disabled: something depends on it"
+                    );
+                }
+                Ok(left.map_or(Happened::Done, Happened::Left))
             }
             Effect::DeleteSecrets(which) => {
                 stream::iter(locators(*which, context, decided).iter().map(Ok))

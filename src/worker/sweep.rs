@@ -47,6 +47,15 @@ impl Worker {
             reply_to: None,
             expire: None,
         };
+        if let Some(frozen) = ledger.frozen().await? {
+            tracing::warn!(
+                database = ledger.database(),
+                since = %frozen.since,
+                reason = frozen.reason,
+                waiting = frozen.waiting,
+                "revocations are frozen: nothing is revoked before `keycard thaw`"
+            );
+        }
         let mut last = None;
         loop {
             let due = ledger.due(last).await?;

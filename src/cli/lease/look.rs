@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::app::{self, AppError};
-use crate::cli::Failure;
 use crate::cli::output::{Output, fields, print_json, print_table};
+use crate::cli::{Failure, freeze};
 use crate::config::{Config, Environment};
 use crate::lease::{Cause, LeaseId, State};
 use crate::ledger::{Ledger, Search, StoredLease};
@@ -87,6 +87,7 @@ pub(super) async fn list(
     let mut leases = Vec::new();
     for ledger in ledgers(path, environment)? {
         leases.extend(ledger.list(&search).await.map_err(AppError::from)?);
+        freeze::warn(&ledger).await?;
     }
     match arguments.output {
         Output::Json => print_json(&leases.iter().map(value).collect::<Vec<_>>().into()),
@@ -125,6 +126,10 @@ pub(super) async fn show(
              `keycard lease list --all` shows those that there are"
         ))),
         [one] => {
+            let of = |ledger: &&Ledger| ledger.database() == one.lease.id.database;
+            if let Some(ledger) = ledgers.iter().find(of) {
+                freeze::warn(ledger).await?;
+            }
             let value = value(one);
             match arguments.output {
                 Output::Json => print_json(&value),

@@ -245,7 +245,12 @@ fn the_list_of_keys_is_what_is_read() {
             let entry = section.entry(step).or_insert(Table::new().into());
             section = entry.as_table_mut().unwrap();
         }
-        section.insert(last.to_owned(), true.into());
+        let wrong: toml::Value = if key.takes == Takes::Flag {
+            7.into()
+        } else {
+            true.into()
+        };
+        section.insert(last.to_owned(), wrong);
         let errors = parse(&table.to_string()).unwrap_err();
         let named = errors.problems().iter().find(|problem| problem.key == path);
         let named = named.unwrap_or_else(|| unreachable!("{path}: {errors}"));

@@ -73,6 +73,18 @@ fn faults_of_a_role_are_told() {
             "creation_statements = 7",
             "creation_statements: is not a list of texts",
         ),
+        (
+            "groups = ['g']\ndrop_owned = true\nreassign_owned_to = 'k'",
+            "drop_owned: contradicts reassign_owned_to",
+        ),
+        (
+            "groups = ['g']\ndrop_owned = true\nrevocation_statements = ['SELECT 1']",
+            "drop_owned: does nothing beside revocation_statements",
+        ),
+        (
+            "groups = ['g']\ndrop_owned = 'yes'",
+            "drop_owned: is neither true nor false; write one of them, without quotes",
+        ),
     ] {
         let errors = templated(keys).unwrap_err();
         assert_eq!(errors.problems().len(), 1, "{keys}: {errors}");

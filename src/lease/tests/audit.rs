@@ -61,6 +61,7 @@ fn a_login_that_cannot_be_dropped_is_disabled_then_stuck_once_then_gone() {
         let gone = Event::SessionsGone {
             attempt: 1,
             terminated: 0,
+            left: None,
         };
         assert_eq!(
             actions(Some(&revoking), &refused(gone.clone()), due()),

@@ -17,6 +17,7 @@ fn sessions_gone(attempt: u32) -> Event {
     Event::SessionsGone {
         attempt,
         terminated: 1,
+        left: None,
     }
 }
 
@@ -108,7 +109,10 @@ fn a_refused_drop_disables_the_login_and_ends_its_sessions() {
     ] {
         let decision = on(&lease(State::Active), &refused(event), now);
         assert_eq!(decision.login, Some(LoginChange::Disable));
-        assert_eq!(decision.effects, [Effect::TerminateSessions]);
+        assert_eq!(
+            decision.effects,
+            [Effect::TerminateSessions, Effect::ClearObjects]
+        );
         assert_eq!(decision.then, Then::Report(Report::SessionsGone));
         let revoking = next(&decision);
         assert_eq!((revoking.sessions_terminated, revoking.attempt), (2, 2));
@@ -157,8 +161,10 @@ fn refused_and_failed_revocations_pause_longer_and_are_reported_when_stuck() {
         (4, 8),
         (5, 16),
         (6, 300),
-        (7, 300),
-        (500, 300),
+        (7, 600),
+        (8, 1_200),
+        (10, 3_600),
+        (500, 3_600),
     ] {
         for event in [refused(sessions_gone(1)), failure(1)] {
             let decision = on(&tried(failures - 1), &event, t0());
@@ -179,6 +185,46 @@ fn refused_and_failed_revocations_pause_longer_and_are_reported_when_stuck() {
 }
 
 #[test]
+fn what_cannot_be_cleared_away_is_a_failure_and_nothing_is_dropped() {
+    let event = Event::SessionsGone {
+        attempt: 1,
+        terminated: 4,
+        left: Some("2 tables".into()),
+    };
+    let decision = on(&tried(5), &event, t0());
+    assert_eq!(decision.login, None);
+    assert_eq!(next(&decision).sessions_terminated, 4);
+    assert_eq!(next(&decision).state, revoking(6, t0() + seconds(300)));
+    assert_eq!(
+        decision.effects,
+        [Effect::Publish(Notice::RevocationFailed {
+            reason: "2 tables".into()
+        })]
+    );
+}
+
+#[test]
+fn frozen_revocations_wait_for_the_sweep_or_come_back() {
+    let frozen = Policy {
+        frozen: true,
+        ..policy()
+    };
+    let due = start() + seconds(3_600);
+    for state in [State::Active, revoking(0, t0()), dropped(0, t0())] {
+        let woken = decide(Some(&lease(state.clone())), &wake(), due, &frozen);
+        assert_eq!((&woken.next, woken.login), (&None, None));
+        assert_eq!((woken.effects.len(), woken.then), (0, Then::Ack));
+        let asked = decide(Some(&lease(state)), &revoke_by("ops"), due, &frozen);
+        assert_eq!((&asked.next, asked.login), (&None, None));
+        defers_until(&asked, due + seconds(30));
+    }
+    let lost = Event::Wake {
+        generation: Some(1),
+    };
+    defers_until(&decide(None, &lost, t0(), &frozen), t0() + seconds(30));
+}
+
+#[test]
 fn sessions_are_counted_though_the_drop_is_refused() {
     let decision = on(&tried(0), &refused(sessions_gone(1)), t0());
     assert_eq!(next(&decision).sessions_terminated, 3);
@@ -186,6 +232,7 @@ fn sessions_are_counted_though_the_drop_is_refused() {
         event: Box::new(Event::SessionsGone {
             attempt: 1,
             terminated: u32::MAX,
+            left: None,
         }),
         terminated: u32::MAX,
         reason: "no".into(),

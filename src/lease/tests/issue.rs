@@ -358,6 +358,7 @@ fn a_request_survives_a_ledger_that_forgot_its_lease() {
         Event::SessionsGone {
             attempt: 1,
             terminated: 0,
+            left: None,
         },
         Event::Cleared { attempt: 1 },
         failure(1),

@@ -92,10 +92,13 @@ fn events() -> Vec<Event> {
         events.push(delivered(attempt));
         events.push(failure(attempt));
         events.push(Event::Cleared { attempt });
-        events.push(Event::SessionsGone {
-            attempt,
-            terminated: u32::MAX,
-        });
+        for left in [None, Some("2 tables".into())] {
+            events.push(Event::SessionsGone {
+                attempt,
+                terminated: u32::MAX,
+                left,
+            });
+        }
     }
     events.extend([
         Event::Differs(Difference::LoginMissing),
@@ -112,6 +115,7 @@ fn policies() -> Vec<Policy> {
     let boundless = Policy {
         hold: SignedDuration::MAX,
         request_age_max: SignedDuration::MAX,
+        frozen: false,
         role: Some(RolePolicy {
             default_ttl: SignedDuration::MAX,
             max_ttl: SignedDuration::MAX,
@@ -158,6 +162,33 @@ fn every_decision_obeys_the_laws() {
                     answer_laws(lease, &decision, now);
                     audit_laws(Some(lease), &decision);
                     failures_end(lease, &decision, now, policy);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn frozen_revocations_take_nothing_away() {
+    let frozen = policies().into_iter().map(|policy| Policy {
+        frozen: true,
+        ..policy
+    });
+    for policy in frozen {
+        for &now in &nows() {
+            for event in &events() {
+                let unknown = decide(None, event, now, &policy);
+                common_laws(&unknown, event);
+                assert!(!unknown.takes_away());
+                for lease in &leases() {
+                    let decision = decide(Some(lease), event, now, &policy);
+                    let context = || format!("{lease:?}\n{event:?} at {now}\n{decision:?}");
+                    common_laws(&decision, event);
+                    assert!(!decision.takes_away(), "{}", context());
+                    if let Some(next) = &decision.next {
+                        let ends = rank(&next.state).clamp(1, 3) > rank(&lease.state).clamp(1, 3);
+                        assert!(!ends, "{}", context());
+                    }
                 }
             }
         }

@@ -63,6 +63,7 @@ fn the_login_of_a_lease_that_is_over_goes_the_slow_path_from_the_start() {
         let gone = Event::SessionsGone {
             attempt: now.attempt,
             terminated: 1,
+            left: None,
         };
         let dropped = on(now, &gone, t0());
         assert_eq!(dropped.login, Some(LoginChange::Drop));

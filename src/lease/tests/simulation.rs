@@ -31,11 +31,16 @@ fn run(seed: u64) -> World {
             }
             20..23 => world.faults.store_is_down = world.rng.percent(40),
             23..26 => world.faults.broker_is_down = world.rng.percent(40),
-            26..63 => world.work(0),
+            26..28 => {
+                let frozen = world.rng.percent(30);
+                world.freeze(frozen);
+            }
+            28..64 => world.work(0),
             _ => world.work(1),
         }
     }
     world.faults = Faults::default();
+    world.freeze(false);
     make_peace(&mut world);
     check_the_end(&world);
     world
@@ -153,6 +158,8 @@ fn every_world_comes_to_a_good_end() {
         "the next attempt is not due yet",
         "no session is left",
         "permission denied",
+        "it owns 2 tables",
+        "revocations are frozen",
         "it is down",
         "clearing up goes on",
         "login and secrets are gone",

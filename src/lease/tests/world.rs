@@ -69,6 +69,11 @@ impl World {
         });
     }
 
+    /// An operator freezes revocations, or thaws them.
+    pub(super) fn freeze(&mut self, frozen: bool) {
+        self.policy.frozen = frozen;
+    }
+
     pub(super) fn login_exists(&self) -> bool {
         self.login.is_some()
     }
@@ -174,6 +179,7 @@ impl World {
             assert!(matches!(decision.login, None | Some(LoginChange::Disable)));
         }
         self.reasons.insert(decision.reason.to_string());
+        assert!(!(self.policy.frozen && decision.takes_away()));
         if let Some(next) = &decision.next {
             self.change_login(next, decision.login);
             self.check_early_end(next, event);
@@ -315,6 +321,10 @@ impl World {
             Then::Report(Report::SessionsGone) => Event::SessionsGone {
                 attempt,
                 terminated: 1,
+                left: self
+                    .rng
+                    .percent(self.faults.refusal)
+                    .then(|| "it owns 2 tables".into()),
             },
             Then::Report(Report::Cleared) => Event::Cleared { attempt },
         };
@@ -326,7 +336,7 @@ impl World {
         let is_down = match effect {
             Effect::PutSecret | Effect::DeleteSecrets(_) => self.faults.store_is_down,
             Effect::ArmExpiry | Effect::Answer | Effect::Publish(_) => self.faults.broker_is_down,
-            Effect::TerminateSessions => false,
+            Effect::TerminateSessions | Effect::ClearObjects => false,
         };
         let fails = self.rng.percent(self.faults.failure);
         if is_down || fails && self.rng.percent(50) {
@@ -345,7 +355,7 @@ impl World {
                 }
             }
             Effect::ArmExpiry => self.arm(lease()),
-            Effect::TerminateSessions => {}
+            Effect::TerminateSessions | Effect::ClearObjects => {}
             Effect::DeleteSecrets(Secrets::All) => {
                 self.secrets.retain(|attempt| *attempt > lease().attempt);
             }

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use jiff::SignedDuration;
 use keycard::lease::{Requester, RolePolicy};
 use keycard::ledger::{Endpoint, Ledger, Role, Rules};
-use keycard::login::{SCRAM_ITERATIONS, Template, Upkeep, setup_sql};
+use keycard::login::{SCRAM_ITERATIONS, Setup, Template, Upkeep, setup_sql};
 use keycard::queue::postgres::{Client, PostgresQueue, Settings};
 use keycard::queue::{DeadLetters, Lane, Queue, QueueError, Requesting};
 use postgres_protocol::escape::{escape_identifier, escape_literal};
@@ -54,7 +54,7 @@ impl Place {
             .await
             .unwrap();
         let database = place.superuser().await;
-        let script = setup_sql(&place.dbname, &place.admin, &[], &[]);
+        let script = setup_sql(&place.dbname, &place.admin, &Setup::default());
         database.batch_execute(&script).await.unwrap();
         place.set_password(&database, &place.admin).await;
         for role in SERVICES.into_iter().chain([OPERATOR]) {

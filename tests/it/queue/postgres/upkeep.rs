@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keycard::fault::Disposition;
-use keycard::login::setup_sql;
+use keycard::login::{Setup, setup_sql};
 use keycard::queue::Queue as _;
 use keycard::queue::postgres::{PostgresQueue, Settings};
 use tokio::task::JoinSet;
@@ -134,7 +134,7 @@ async fn a_database_that_is_away_is_waited_for_and_a_wrong_one_refused() {
     assert_eq!(error.disposition, Disposition::Fatal);
     assert!(error.problem.contains("keycard setup-sql"), "{error}");
 
-    let script = setup_sql(&place.dbname, &place.admin, &[], &[]);
+    let script = setup_sql(&place.dbname, &place.admin, &Setup::default());
     place
         .superuser()
         .await

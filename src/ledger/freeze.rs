@@ -1,0 +1,89 @@
+//! Freezing revocations: an operator's word, kept in the ledger itself.
+
+use jiff::Timestamp;
+use tokio_postgres::Transaction;
+
+use super::{Ledger, LedgerError};
+
+/// Revocations of one database are frozen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frozen {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, as the operator said.
+    pub reason: Option<String>,
+    /// Leases that something would have happened to by now.
+    pub waiting: i64,
+}
+
+impl Ledger {
+    /// Freezes revocations. When they are frozen already, their reason is replaced if there is a
+    /// new one.
+    ///
+    /// # Errors
+    /// When the database cannot be told.
+    pub async fn freeze(&self, reason: Option<&str>) -> Result<(), LedgerError> {
+        self.set_freeze(
+            "UPDATE keycard.ledger SET frozen_at = coalesce(frozen_at, clock_timestamp()),
+                 frozen_reason = coalesce($1, frozen_reason)",
+            reason,
+        )
+        .await
+    }
+
+    /// Has revocations go on.
+    ///
+    /// # Errors
+    /// When the database cannot be told.
+    pub async fn thaw(&self) -> Result<(), LedgerError> {
+        self.set_freeze(
+            "UPDATE keycard.ledger SET frozen_at = NULL, frozen_reason = $1",
+            None,
+        )
+        .await
+    }
+
+    async fn set_freeze(&self, statement: &str, reason: Option<&str>) -> Result<(), LedgerError> {
+        let client = self.connection().await?;
+        client
+            .execute(statement, &[&reason])
+            .await
+            .map(|_| ())
+            .map_err(|error| self.sql("freeze or thaw revocations", &error))
+    }
+
+    /// Whether revocations are frozen.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn frozen(&self) -> Result<Option<Frozen>, LedgerError> {
+        let client = self.connection().await?;
+        let row = client
+            .query_opt(
+                "SELECT frozen_at, frozen_reason,
+                        (SELECT count(*) FROM keycard.leases WHERE wake_at < clock_timestamp())
+                 FROM keycard.ledger WHERE frozen_at IS NOT NULL",
+                &[],
+            )
+            .await
+            .map_err(|error| self.sql("look whether revocations are frozen", &error))?;
+        Ok(row.map(|row| Frozen {
+            since: row.get(0),
+            reason: row.get(1),
+            waiting: row.get(2),
+        }))
+    }
+}
+
+/// The one clock, and whether revocations are frozen.
+pub(super) async fn clock_and_freeze(
+    transaction: &Transaction<'_>,
+) -> Result<(Timestamp, bool), tokio_postgres::Error> {
+    let row = transaction
+        .query_one(
+            "SELECT clock_timestamp(), frozen_at IS NOT NULL FROM keycard.ledger",
+            &[],
+        )
+        .await?;
+    Ok((row.get(0), row.get(1)))
+}

@@ -1,0 +1,93 @@
+//! `keycard freeze` and `keycard thaw`.
+
+use super::*;
+
+fn told(site: &Site, arguments: &[&str]) -> String {
+    let output = site.keycard(arguments);
+    assert!(output.status.success(), "{}", output.stderr);
+    output.stderr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_revocations_wait_and_everybody_is_told() {
+    let guest = Guest::of(
+        Wishes {
+            sweep_interval: "1s",
+            ..Wishes::default()
+        },
+        "SELECT 1",
+    )
+    .await;
+    let site = &guest.site;
+    let reason = "restoring a backup";
+    let frozen = site.keycard(&["freeze", "--reason", reason]);
+    assert!(frozen.status.success(), "{}", frozen.stderr);
+    assert!(
+        frozen.stdout.contains("app: revocations are frozen"),
+        "{}",
+        frozen.stdout
+    );
+
+    // Issuing and renewing go on; nothing ends but by its VALID UNTIL.
+    let asked = guest.orders.revoke(&guest.lease_id).await;
+    let due = guest.orders.issued("app-role", Some(2)).await;
+    let renewal = guest.orders.renew(&guest.lease_id, Some(600)).await;
+    let renewed = guest.orders.answer(&renewal).await;
+    assert_eq!(renewed.kind(), "lease.renewed.v1", "{}", renewed.event);
+    let username = due["username"].as_str().unwrap();
+    let password = Site::secret(&due)["password"].as_str().unwrap().to_owned();
+    eventually("Postgres refuses the login", SOON, async || {
+        site.login(username, &password).await.err().map(|_| ())
+    })
+    .await;
+    eventually("the worker says so while a lease waits", SOON, async || {
+        let log = guest.worker.log();
+        let warned = log.lines().any(|line| {
+            line.contains("WARN")
+                && line.contains("revocations are frozen")
+                && line.contains("waiting=1")
+        });
+        warned.then_some(())
+    })
+    .await;
+    assert_eq!(site.logins().await, 2);
+    Site::secret(&due);
+    guest.session.simple_query("SELECT 1").await.unwrap();
+    assert!(guest.orders.answers_to(&asked).is_empty());
+    for arguments in [vec!["lease", "list"], vec!["lease", "show", username]] {
+        let note = told(site, &arguments);
+        assert!(note.contains("app: revocations are frozen since"), "{note}");
+        assert!(note.contains(reason), "{note}");
+    }
+
+    assert_eq!(told(site, &["thaw"]), "");
+    let id = due["lease_id"].as_str().unwrap();
+    let notice = guest.orders.notice("lease.revoked.v1", id, 60).await;
+    assert_eq!(notice.data()["cause"], "expired");
+    let answer = guest.orders.answer_within(&asked, 90).await;
+    assert_eq!(answer.kind(), "lease.revoked.v1");
+    guest.assert_gone().await;
+    assert_eq!(told(site, &["lease", "list"]), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freezing_twice_keeps_the_time_and_takes_a_new_reason() {
+    let site = Site::usual().await;
+    site.worker().await.kill();
+    let frozen = async || {
+        let row = "SELECT frozen_at, coalesce(frozen_reason, '') FROM keycard.ledger";
+        let row = site.sql().await.query_one(row, &[]).await.unwrap();
+        let at: Option<jiff::Timestamp> = row.get(0);
+        (at, row.get::<_, String>(1))
+    };
+    told(&site, &["freeze", "--reason", "one"]);
+    let first = frozen().await;
+    assert_eq!(first.1, "one");
+    told(&site, &["freeze"]);
+    assert_eq!(frozen().await, first);
+    told(&site, &["freeze", "--reason", "two"]);
+    assert_eq!(frozen().await, (first.0, "two".to_owned()));
+    told(&site, &["thaw"]);
+    told(&site, &["thaw"]);
+    assert_eq!(frozen().await, (None, String::new()));
+}
