@@ -176,6 +176,19 @@ fn client_endpoint(database: &config::PostgresClient) -> Result<Endpoint, AppErr
     })
 }
 
+/// One database's ledger, not yet connected, and the store. `name` is one of the configuration's.
+///
+/// # Errors
+/// What somebody must mend first.
+pub async fn ledger_and_store(
+    config: &Config,
+    name: &str,
+) -> Result<(Ledger, Arc<dyn SecretStore>), AppError> {
+    let rules = Arc::new(rules(config));
+    let ledger = ledger(config, name, &config.databases[name], &rules)?;
+    Ok((ledger, store(config).await?))
+}
+
 /// Prepares a ledger if its database is there. One that is away keeps no other waiting: its sweep
 /// prepares it later.
 async fn prepare(ledger: &Ledger) -> Result<(), LedgerError> {

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod adopt;
 mod audit;
 mod config_check;
 mod credential;
@@ -146,6 +147,12 @@ enum Command {
     /// Have revocations go on after they were frozen.
     #[command(after_help = "Example:\n  keycard thaw")]
     Thaw,
+    /// Make a ledger this database's that was written elsewhere, or go on without lost secrets.
+    #[command(after_help = "Example:\n  keycard adopt --database my-postgres-db\n\n\
+                      A ledger that was copied or restored elsewhere, or into another installation, \
+                      issues and revokes nothing. This explains what there is and what would become \
+                      of it; --yes does it.")]
+    Adopt(adopt::Arguments),
     /// Look at what could not be processed, and hand it over again or drop it, with the user of the
     /// [client] section.
     #[command(
@@ -192,6 +199,7 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         Command::Worker => LevelFilter::INFO,
         Command::Config(_)
         | Command::SetupSql { .. }
+        | Command::Adopt(_)
         | Command::Audit(_)
         | Command::Request(_)
         | Command::Run(_)
@@ -212,6 +220,7 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
         Command::Worker => worker::run(config, environment).await,
         Command::Config(ConfigCommand::Check) => config_check::run(config, environment),
         Command::SetupSql { database } => setup_sql::run(config, environment, &database),
+        Command::Adopt(arguments) => adopt::run(config, environment, &arguments).await,
         Command::Audit(audit) => audit::run(config, environment, audit).await,
         Command::Reconcile(arguments) => reconcile::run(config, environment, arguments).await,
         Command::Import(command) => import::run(&command),

@@ -78,7 +78,9 @@ fn issuing(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Dec
         Event::Differs(Difference::LoginMissing) => {
             revoke(lease, Cause::Missing, now, policy, "the login is gone")
         }
-        Event::Differs(Difference::LoginLeft | Difference::SecretLeft) => ack("the lease is alive"),
+        Event::Differs(
+            Difference::LoginLeft | Difference::SecretLeft | Difference::SecretMissing,
+        ) => ack("the lease is alive"),
         Event::Refused {
             event,
             terminated,
@@ -118,6 +120,9 @@ fn active(lease: &Lease, event: &Event, now: Timestamp, policy: &Policy) -> Deci
         Event::Delivered { .. } => defer(soon(now), "delivered before; the answer is replayed"),
         Event::Differs(Difference::LoginMissing) => {
             revoke(lease, Cause::Missing, now, policy, "the login is gone")
+        }
+        Event::Differs(Difference::SecretMissing) => {
+            revoke(lease, Cause::Missing, now, policy, "the secret is gone")
         }
         Event::Differs(Difference::LoginLeft | Difference::SecretLeft) => ack("the lease is alive"),
         Event::Refused {
@@ -202,9 +207,9 @@ fn dropped(
         // Who asks for the end may know that its hindrance is gone.
         Event::Wake { .. } if now < retry_at => defer(retry_at, "the next attempt is not due yet"),
         Event::Differs(Difference::LoginLeft) => reopen(lease, ended_as.0, now, policy),
-        Event::Differs(Difference::LoginMissing | Difference::SecretLeft) => {
-            defer(soon(now), "clearing up goes on by itself")
-        }
+        Event::Differs(
+            Difference::LoginMissing | Difference::SecretLeft | Difference::SecretMissing,
+        ) => defer(soon(now), "clearing up goes on by itself"),
         Event::Revoke(_) | Event::Wake { .. } => clear(
             lease,
             lease.state.clone(),
@@ -242,7 +247,10 @@ fn closed(
             then: Then::Report(Report::Cleared),
             ..ack("late writers may have left a secret")
         },
-        Event::Wake { .. } | Event::Differs(Difference::LoginMissing) => ack("the lease is closed"),
+        Event::Wake { .. }
+        | Event::Differs(Difference::LoginMissing | Difference::SecretMissing) => {
+            ack("the lease is closed")
+        }
         Event::Differs(Difference::LoginLeft) => reopen(lease, cause, now, policy),
         Event::Differs(Difference::SecretLeft) => Decision {
             effects: vec![Effect::DeleteSecrets(Secrets::All)],

@@ -75,6 +75,9 @@ pub enum Difference {
     LoginLeft,
     /// The lease is closed and a secret of it is there.
     SecretLeft,
+    /// The lease is delivered and its secret is gone, so it was revoked before its ledger was
+    /// restored.
+    SecretMissing,
 }
 
 /// Who asks for something, and when.

@@ -15,6 +15,11 @@ use crate::metrics;
 /// Rows removed at a time, so that no statement takes long.
 const BATCH: i64 = 100;
 
+/// The columns that [`from_row`] reads.
+pub(super) const COLUMNS: &str =
+    "at, action, lease_id, role, requester, username, generation, expires_at, cause, code, reason,
+    asked_by, request_source, request_id";
+
 /// One row of the audit; nothing in it is secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AuditRow {
@@ -156,15 +161,16 @@ impl Ledger {
         let since = filter.since.map(|since| since.as_secs_f64());
         let rows = client
             .query(
-                "SELECT at, action, lease_id, role, requester, username, generation, expires_at,
-                        cause, code, reason, asked_by, request_source, request_id
-                 FROM keycard.audit
-                 WHERE ($1::text IS NULL OR lease_id = $1)
-                   AND ($2::text IS NULL OR requester = $2 OR asked_by = $2)
-                   AND ($3::text IS NULL OR role = $3)
-                   AND ($4::text IS NULL OR username = $4)
-                   AND ($5::float8 IS NULL OR at >= clock_timestamp() - make_interval(secs => $5))
-                 ORDER BY id DESC LIMIT $6",
+                &format!(
+                    "SELECT {COLUMNS} FROM keycard.audit
+                     WHERE ($1::text IS NULL OR lease_id = $1)
+                       AND ($2::text IS NULL OR requester = $2 OR asked_by = $2)
+                       AND ($3::text IS NULL OR role = $3)
+                       AND ($4::text IS NULL OR username = $4)
+                       AND ($5::float8 IS NULL
+                            OR at >= clock_timestamp() - make_interval(secs => $5))
+                     ORDER BY id DESC LIMIT $6"
+                ),
                 &[
                     &filter.lease_id,
                     &filter.requester,
@@ -315,8 +321,8 @@ pub(super) async fn write(
     Ok(())
 }
 
-/// Reads the columns that [`Ledger::audit`] selects.
-fn from_row(row: &Row) -> AuditRow {
+/// Reads [`COLUMNS`].
+pub(super) fn from_row(row: &Row) -> AuditRow {
     AuditRow {
         at: row.get(0),
         action: row.get(1),

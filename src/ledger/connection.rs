@@ -191,6 +191,18 @@ pub(crate) struct Connections {
     pub(super) endpoint: Endpoint,
     pub(super) database: String,
     pub(super) installation: String,
+    /// Told when the server was started again, as after a restore.
+    pub(super) restarted: Arc<Notify>,
+}
+
+impl Connections {
+    /// One that is nobody else's, and whether it leads to a server that was started again.
+    pub(super) async fn open(&self) -> Result<(Client, bool), LedgerError> {
+        // Boxed: it is rare, and large in every future that may need a connection.
+        let client = Box::pin(self.endpoint.connect(&self.database)).await?;
+        let restarted = schema::check_record(&client, &self.database, &self.installation).await?;
+        Ok((client, restarted))
+    }
 }
 
 impl Manager for Connections {
@@ -198,9 +210,10 @@ impl Manager for Connections {
     type Error = LedgerError;
 
     async fn create(&self) -> Result<Client, LedgerError> {
-        // Boxed: it is rare, and large in every future that may need a connection.
-        let client = Box::pin(self.endpoint.connect(&self.database)).await?;
-        schema::check_record(&client, &self.database, &self.installation).await?;
+        let (client, restarted) = self.open().await?;
+        if restarted {
+            self.restarted.notify_one();
+        }
         Ok(client)
     }
 

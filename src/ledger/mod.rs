@@ -10,6 +10,7 @@ mod freeze;
 mod read;
 mod reconcile;
 mod requests;
+mod restore;
 mod rows;
 mod rules;
 mod schema;
@@ -22,6 +23,7 @@ pub use freeze::Frozen;
 pub use read::Search;
 pub use reconcile::{Known, Odd, View};
 pub use requests::{Asked, Kind, Recorded};
+pub use restore::{Adoption, Record, Standing};
 pub use rows::StoredLease;
 pub use rules::{Role, Rules, Told};
 pub use schema::LEDGER_VERSION;
@@ -56,6 +58,7 @@ pub struct Ledger {
     prepared: OnceCell<()>,
     /// Logins that are being cleared away at a time, each with a connection of its own.
     clearing: Semaphore,
+    restarted: Arc<Notify>,
 }
 
 impl Ledger {
@@ -71,10 +74,12 @@ impl Ledger {
     ) -> Result<Self, LedgerError> {
         /// How long a step may wait for a free connection before its delivery is deferred.
         const CONNECTION_WAIT: Duration = Duration::from_secs(5);
+        let restarted = Arc::new(Notify::new());
         let manager = Connections {
             endpoint,
             database: database.clone(),
             installation: rules.installation.clone(),
+            restarted: Arc::clone(&restarted),
         };
         let pool = Pool::builder(manager)
             .max_size(connections_max)
@@ -92,6 +97,7 @@ impl Ledger {
             rules,
             prepared: OnceCell::new(),
             clearing: Semaphore::new(CLEARING_MAX),
+            restarted,
         })
     }
 
@@ -216,12 +222,20 @@ pub enum LedgerError {
     },
     /// The ledger was written elsewhere, or for another installation.
     #[error(
-        "the ledger in database {database} belongs elsewhere: {problem}. Nothing is issued or revoked there. If this database is a copy, drop its schema keycard; if the configuration is wrong, mend `installation` or `connection_url`"
+        "the ledger in database {database} belongs elsewhere: {problem}. Nothing is issued or revoked there. If the configuration is wrong, mend `installation` or `connection_url`; if this database is a copy or was restored, `keycard adopt --database {database}` says what can be done"
     )]
     Foreign {
         /// Which database.
         database: String,
         /// What differs.
+        problem: String,
+    },
+    /// An operator wanted to adopt a ledger that must not be.
+    #[error("the ledger in database {database} was not adopted: {problem}")]
+    NotAdopted {
+        /// Which database.
+        database: String,
+        /// Why, and what to do.
         problem: String,
     },
     /// A newer keycard has changed the ledger in a way that this one does not know.
@@ -307,6 +321,7 @@ impl LedgerError {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Foreign { .. }
+            | Self::NotAdopted { .. }
             | Self::Newer { .. }
             | Self::Owner { .. }
             | Self::Admin { .. }

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use deadpool::managed::Manager as _;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
@@ -28,7 +27,7 @@ const ROWS_MAX: i64 = 10_000;
 #[derive(Debug)]
 pub struct View {
     database: String,
-    client: Client,
+    pub(super) client: Client,
 }
 
 /// A lease and a login that do not fit each other.
@@ -57,17 +56,32 @@ impl Ledger {
     /// # Errors
     /// When it cannot be reached, or has no ledger, or one that belongs elsewhere.
     pub async fn view(&self) -> Result<View, LedgerError> {
-        let view = View {
-            database: self.database.clone(),
-            client: self.pool.manager().create().await?,
+        // Nobody is told of a restart: whoever looks after one opens a view.
+        let (client, _restarted) = self.pool.manager().open().await?;
+        View::of(&self.database, client).await
+    }
+
+    /// The same at a database whose ledger may belong elsewhere.
+    ///
+    /// # Errors
+    /// When it cannot be reached.
+    pub async fn unchecked_view(&self) -> Result<View, LedgerError> {
+        let endpoint = &self.pool.manager().endpoint;
+        View::of(&self.database, endpoint.connect(&self.database).await?).await
+    }
+}
+
+impl View {
+    async fn of(database: &str, client: Client) -> Result<Self, LedgerError> {
+        let view = Self {
+            database: database.to_owned(),
+            client,
         };
         view.ask("SET default_transaction_read_only = on", &[])
             .await?;
         Ok(view)
     }
-}
 
-impl View {
     /// Key of the database in the configuration.
     #[must_use]
     pub fn database(&self) -> &str {
@@ -188,7 +202,7 @@ impl View {
         Ok(rows.iter().map(|row| (row.get(0), known(row))).collect())
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         question: &str,
         parameters: &[&(dyn ToSql + Sync)],
@@ -232,8 +246,8 @@ pub(super) async fn look_again(
     let still = match difference {
         Difference::LoginMissing => row.is_none(),
         Difference::LoginLeft => is_own,
-        // The lease's state decides.
-        Difference::SecretLeft => true,
+        // The lease's state decides: a delivered lease has one secret at one place to its end.
+        Difference::SecretLeft | Difference::SecretMissing => true,
     };
     Ok(if still {
         Event::Differs(difference)

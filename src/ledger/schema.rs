@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::{Ledger, LedgerError};
 
 /// The newest migration that this keycard knows.
-pub const LEDGER_VERSION: i32 = 5;
+pub const LEDGER_VERSION: i32 = 6;
 
 /// The oldest keycard, by the newest migration it knows, that can still work with what the
 /// migrations have made. Raise it only with a change that an older one would get wrong: before 5,
@@ -18,7 +18,7 @@ pub const LEDGER_VERSION: i32 = 5;
 const COMPATIBLE_FROM: i32 = 5;
 
 /// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
-const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
+pub(super) const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
 
 /// While a migration waits for a table, everybody who comes after it waits as well.
 const MIGRATION_PATIENCE: &str = "SET lock_timeout = '3s'";
@@ -83,8 +83,10 @@ impl Ledger {
         }
         client
             .execute(
-                "INSERT INTO keycard.ledger (installation, system_identifier, database_oid, compatible_from)
-                 SELECT $1, (SELECT system_identifier FROM pg_control_system()), oid, $2
+                "INSERT INTO keycard.ledger (installation, system_identifier, database_oid,
+                     compatible_from, server_started_at)
+                 SELECT $1, (SELECT system_identifier FROM pg_control_system()), oid, $2,
+                        pg_postmaster_start_time()
                  FROM pg_database WHERE datname = current_database()
                  ON CONFLICT DO NOTHING",
                 &[&self.rules.installation, &COMPATIBLE_FROM],
@@ -99,7 +101,9 @@ impl Ledger {
             .await
             .map_err(sql)?;
         check_owner(&client, &self.database).await?;
-        check_record(&client, &self.database, &self.rules.installation).await
+        check_record(&client, &self.database, &self.rules.installation)
+            .await
+            .map(|_restarted| ())
     }
 }
 
@@ -226,17 +230,19 @@ async fn compatible_from(client: &Client) -> Result<Option<i32>, tokio_postgres:
     Ok(row.map(|row| row.get(0)))
 }
 
-/// Checks that the ledger was written in this database of this cluster, for this installation.
+/// Checks that the ledger was written in this database of this cluster, for this installation. Says
+/// whether the server was started since secrets were last compared with it.
 pub(super) async fn check_record(
     client: &Client,
     database: &str,
     installation: &str,
-) -> Result<(), LedgerError> {
+) -> Result<bool, LedgerError> {
     let row = client
         .query_opt(
             "SELECT l.installation,
                     l.system_identifier = (SELECT system_identifier FROM pg_control_system()),
-                    l.database_oid = d.oid, l.compatible_from
+                    l.database_oid = d.oid, l.compatible_from,
+                    l.server_started_at IS DISTINCT FROM pg_postmaster_start_time()
              FROM keycard.ledger l, pg_database d WHERE d.datname = current_database()",
             &[],
         )
@@ -267,7 +273,7 @@ pub(super) async fn check_record(
                 needed: row.get(3),
             });
         }
-        Some(_) => return Ok(()),
+        Some(row) => return Ok(row.get(4)),
     };
     Err(LedgerError::Foreign {
         database: database.to_owned(),

@@ -13,6 +13,7 @@ mod effects;
 mod lanes;
 mod outage;
 mod reconcile;
+mod restore;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use compare::{Action, Finding, Kind, Report, Views};
 use lanes::Bulkheads;
 pub use lanes::pause;
 use outage::Outages;
+pub use restore::Bereft;
 
 /// How long an attempt keeps a lease to itself. Longer than `EFFECT_TIMEOUT`: whoever delivers
 /// after that finds nobody still storing a secret. An attempt at ending a lease may take longer, as
@@ -119,6 +121,7 @@ impl Worker {
         }
         for database in self.ledgers.keys() {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
+            tasks.spawn(Arc::clone(&self).watch_restores(database.clone()));
             if self.counts_leases {
                 tasks.spawn(Arc::clone(&self).count(database.clone()));
             }

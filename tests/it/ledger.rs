@@ -143,7 +143,7 @@ async fn a_copied_ledger_ends_nothing() {
     );
     let said = refusal(&site).await;
     assert!(said.contains("another database of this cluster"), "{said}");
-    assert!(said.contains("drop its schema keycard"), "{said}");
+    assert!(said.contains("keycard adopt --database app"), "{said}");
     let listed = site.keycard(&["lease", "list"]);
     assert_eq!(listed.status.code(), Some(1));
     assert!(

@@ -25,6 +25,7 @@ mod poison;
 mod queue;
 mod readme;
 mod reconcile;
+mod restore;
 mod revocation;
 mod secrecy;
 mod services;

@@ -10,6 +10,7 @@ from process import HOST, REPOSITORY, Server, accepts_connections, free_port
 
 
 class Postgres(Server):
+    COMMANDS = Server.COMMANDS | {"backup"}
     USERS = ("postgres", "nobody")
     DEATH_SIGNAL = "QUIT"  # after KILL its shared memory would stay
 
@@ -17,6 +18,8 @@ class Postgres(Server):
     def add_options(cls, parser):
         parser.add_argument("--version", type=int, default=15)
         parser.add_argument("-c", dest="settings", metavar="NAME=VALUE", action="append", default=[])
+        parser.add_argument("--backup", type=Path, help="a base backup to start from")
+        parser.add_argument("--as", dest="role", choices=("recovery", "standby"), help="what to do with it")
         parser.add_argument("--tls-cert", type=Path)
         parser.add_argument("--tls-key", type=Path)
 
@@ -26,18 +29,11 @@ class Postgres(Server):
         self.data = self.directory_of_server("data")
         self.sockets = self.directory_of_server("sockets")
         self.programs = self.find_programs()
-        password_file = self.file_of_server("password", self.password)
-        self.run(
-            self.programs / "initdb",
-            f"--pgdata={self.data}",
-            "--username=postgres",
-            f"--pwfile={password_file}",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-        )
-        password_file.unlink()
+        if self.options.backup:
+            self.run("cp", "-a", f"{self.options.backup}/.", self.data)
+            self.file_of_server(f"data/{self.options.role}.signal", "")
+        else:
+            self.initialise()
         self.settings = {
             "listen_addresses": HOST,
             "port": self.port,
@@ -56,6 +52,30 @@ class Postgres(Server):
                 "ssl_key_file": self.file_of_server("tls.key", self.options.tls_key.read_bytes()),
             }
         self.settings |= dict(setting.split("=", 1) for setting in self.options.settings)
+
+    def initialise(self):
+        password_file = self.file_of_server("password", self.password)
+        self.run(
+            self.programs / "initdb",
+            f"--pgdata={self.data}",
+            "--username=postgres",
+            f"--pwfile={password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+        )
+        password_file.unlink()
+
+    def environment(self):
+        return {"PGPASSWORD": self.password}
+
+    def backup(self):
+        """Takes a base backup; where it is, and where the WAL comes that follows it."""
+        path = self.directory_of_server("backup")
+        connection = ["--host", HOST, "--port", self.port, "--username=postgres"]
+        self.run(self.programs / "pg_basebackup", *connection, "--pgdata", path, "--checkpoint=fast", "--no-sync")
+        return {"path": str(path), "wal": str(self.data / "pg_wal")}
 
     def find_programs(self):
         debian = Path(f"/usr/lib/postgresql/{self.options.version}/bin")

@@ -2,6 +2,7 @@
 """Runs one private server for the tests, for as long as somebody holds its stdin.
 
     serve.py postgres [--version 17] [-c name=value]... [--tls-cert F --tls-key F]
+                      [--backup DIRECTORY --as recovery|standby]
     serve.py rabbitmq [--tls-cert F --tls-key F --tls-ca F]
     serve.py moto
 
@@ -12,6 +13,7 @@ line on stdin is a command, answered by one line, `{"ok": true, ...}` or
     stop       in good order
     kill       at once, as a crash would
     start      again, on the same ports and data
+    backup     postgres 15 only: takes a base backup
     ctl [...]  rabbitmq only: runs rabbitmqctl with these arguments
 
 At the end of stdin the server is ended and its directory removed: whichever way

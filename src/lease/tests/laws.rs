@@ -104,6 +104,7 @@ fn events() -> Vec<Event> {
         Event::Differs(Difference::LoginMissing),
         Event::Differs(Difference::LoginLeft),
         Event::Differs(Difference::SecretLeft),
+        Event::Differs(Difference::SecretMissing),
     ]);
     let refusals: Vec<Event> = events.iter().cloned().map(refused).collect();
     events.extend(refusals);
@@ -365,7 +366,10 @@ fn login_laws(lease: &Lease, next: &Lease, decision: &Decision, event: &Event, n
     );
     if decision.login == Some(LoginChange::Drop) {
         let lost_its_sessions = before == 2 && matches!(event, Event::SessionsGone { .. });
-        let missing = *event == Event::Differs(Difference::LoginMissing);
+        let missing = matches!(
+            event,
+            Event::Differs(Difference::LoginMissing | Difference::SecretMissing)
+        );
         assert!(
             lease.is_due(now) || asked || lost_its_sessions || missing,
             "{}",

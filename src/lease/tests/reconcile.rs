@@ -5,6 +5,7 @@ use super::*;
 
 const MISSING: Event = Event::Differs(Difference::LoginMissing);
 const LOGIN_LEFT: Event = Event::Differs(Difference::LoginLeft);
+const SECRET_MISSING: Event = Event::Differs(Difference::SecretMissing);
 const SECRET_LEFT: Event = Event::Differs(Difference::SecretLeft);
 
 fn cause_of(lease: &Lease) -> Option<Cause> {
@@ -37,7 +38,7 @@ fn a_lease_that_somebody_works_on_is_left_to_them() {
         dropped(0, t0()),
         closed(None),
     ] {
-        for event in [MISSING, LOGIN_LEFT, SECRET_LEFT] {
+        for event in [MISSING, LOGIN_LEFT, SECRET_LEFT, SECRET_MISSING] {
             defers_until(&on(&held(lease(state.clone()), until), &event, t0()), until);
         }
     }
@@ -101,8 +102,19 @@ fn what_does_not_fit_the_state_changes_nothing() {
     for state in [revoking(1, t0()), dropped(0, t0())] {
         defers_until(&on(&lease(state), &SECRET_LEFT, t0()), t0() + seconds(1));
     }
-    for event in [MISSING, LOGIN_LEFT, SECRET_LEFT] {
+    for event in [MISSING, LOGIN_LEFT, SECRET_LEFT, SECRET_MISSING] {
         let unknown = decide(None, &event, t0(), &policy());
         assert!(unknown.effects.is_empty() && unknown.next.is_none());
+    }
+}
+
+#[test]
+fn a_delivered_lease_without_its_secret_was_revoked_before() {
+    let active = on(&lease(State::Active), &SECRET_MISSING, t0());
+    assert_eq!(cause_of(next(&active)), Some(Cause::Missing));
+    assert_eq!(active.login, Some(LoginChange::Drop));
+    for other in [State::Issuing, closed(None)] {
+        let kept = on(&lease(other), &SECRET_MISSING, t0());
+        assert_eq!((kept.next, kept.effects), (None, vec![]));
     }
 }

@@ -1,0 +1,10 @@
+-- When the server was started under which delivered leases were last compared with the secret store:
+-- another start may mean a restore. NULL: that is still to be done.
+ALTER TABLE keycard.ledger ADD COLUMN server_started_at timestamptz;
+
+-- `keycard adopt` is a decision, too.
+ALTER TABLE keycard.audit
+    DROP CONSTRAINT audit_action_check,
+    ADD CONSTRAINT audit_action_check CHECK (action IN
+        ('created', 'issued', 'renewed', 'disabled', 'stuck', 'revoked', 'closed', 'missing',
+         'denied', 'adopted', 'forgotten'));

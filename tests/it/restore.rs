@@ -1,0 +1,124 @@
+//! Ledgers that find themselves elsewhere than they were written, or earlier than the store.
+
+mod copies;
+mod rewound;
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::client::{Client, SOON};
+use crate::support::servers::Postgres;
+use crate::support::site::{Output, Site};
+
+/// A lease as the `issued` event told it.
+struct Lease {
+    id: String,
+    username: String,
+    password: String,
+    secret: String,
+}
+
+impl Lease {
+    async fn new(orders: &Client) -> Self {
+        Self::with_ttl(orders, None).await
+    }
+
+    async fn with_ttl(orders: &Client, seconds: Option<i64>) -> Self {
+        let issued = orders.issued("app-role", seconds).await;
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        Self {
+            id: text(&issued["lease_id"]),
+            username: text(&issued["username"]),
+            password: text(&Site::secret(&issued)["password"]),
+            secret: text(&issued["secret"]["locator"]),
+        }
+    }
+
+    fn has_secret(&self) -> bool {
+        fs::exists(&self.secret).unwrap()
+    }
+
+    async fn can_log_in(&self, site: &Site) -> bool {
+        site.login(&self.username, &self.password).await.is_ok()
+    }
+
+    /// Ends it by asking.
+    async fn revoke(&self, orders: &Client) {
+        let id = orders.revoke(&self.id).await;
+        assert_eq!(orders.answer(&id).await.kind(), "lease.revoked.v1");
+    }
+}
+
+/// A server that lives as long as the tests.
+fn keep(postgres: Postgres) -> &'static Postgres {
+    Box::leak(Box::new(postgres))
+}
+
+/// The only version that has all the tools.
+fn postgres_with_tools() -> &'static Postgres {
+    keep(Postgres::start(15, &[], None))
+}
+
+fn rewrite(site: &Site, from: &str, to: &str) {
+    let text = fs::read_to_string(&site.config).unwrap();
+    assert!(text.contains(from), "{from}");
+    fs::write(&site.config, text.replace(from, to)).unwrap();
+}
+
+/// Has a site's only database be another one, of another site's making.
+fn lead_to(site: &mut Site, dbname: &str, maker: &Site) {
+    rewrite(
+        site,
+        &format!("/{}\"\nusername", site.dbname),
+        &format!("/{dbname}\"\nusername"),
+    );
+    rewrite(site, &site.admin, &maker.admin);
+    rewrite(site, &site.group, &maker.group);
+    dbname.clone_into(&mut site.dbname);
+    maker.admin.clone_into(&mut site.admin);
+    maker.group.clone_into(&mut site.group);
+}
+
+/// Starts a worker that must refuse to serve; what it says.
+async fn refusal(site: &Site) -> String {
+    let mut worker = site.worker_unready(&[]);
+    let status = worker.exit(SOON).await;
+    let log = worker.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let said = log.lines().find(|line| line.starts_with("keycard: "));
+    said.unwrap_or_else(|| panic!("{log}")).to_owned()
+}
+
+fn adopt(site: &Site, more: &[&str]) -> Output {
+    site.keycard(&[&["adopt", "--database", "app"], more].concat())
+}
+
+/// Adopts, having looked that the explanation alone changes nothing; the explanation.
+async fn explain_and_adopt(site: &Site, more: &[&str]) -> String {
+    let explained = adopt(site, more);
+    assert!(explained.status.success(), "{}", explained.stderr);
+    assert!(explained.stdout.contains("Nothing was changed"));
+    assert!(refusal(site).await.contains("keycard adopt --database app"));
+    let adopted = adopt(site, &[more, &["--yes"]].concat());
+    assert!(adopted.status.success(), "{}", adopted.stderr);
+    explained.stdout
+}
+
+async fn superuser(site: &Site, statements: &str) {
+    site.sql().await.batch_execute(statements).await.unwrap();
+}
+
+/// The decisions that the audit has on a lease, or on none.
+async fn audited(site: &Site, lease: Option<&Lease>) -> Vec<String> {
+    let rows = site
+        .sql()
+        .await
+        .query(
+            "SELECT action FROM keycard.audit WHERE lease_id IS NOT DISTINCT FROM $1 ORDER BY id",
+            &[&lease.map(|lease| lease.id.as_str())],
+        )
+        .await
+        .unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}

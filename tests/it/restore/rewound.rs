@@ -1,0 +1,185 @@
+//! Servers that come back as they were before, promoted standbys, and stores that have lost secrets.
+
+use std::fs;
+use std::path::Path;
+
+use super::{Lease, adopt, keep, postgres_with_tools, rewrite};
+use crate::support::client::SOON;
+use crate::support::eventually;
+use crate::support::servers::{Postgres, postgres_version};
+use crate::support::site::{Site, Wishes};
+
+async fn site_on(postgres: &'static Postgres) -> Site {
+    Site::new(Wishes {
+        postgres,
+        sweep_interval: "1s",
+        ..Wishes::default()
+    })
+    .await
+}
+
+async fn until_compared(site: &Site) {
+    let compared = "SELECT count(*) FROM keycard.ledger
+                    WHERE server_started_at = pg_postmaster_start_time()";
+    eventually("secrets were looked for", SOON, async || {
+        (site.count(compared).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
+    let original = postgres_with_tools();
+    let mut site = site_on(original).await;
+    let mut worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let revoked = Lease::new(&orders).await;
+    let kept = [Lease::new(&orders).await, Lease::new(&orders).await];
+    let backup = original.backup();
+    site.sql()
+        .await
+        .batch_execute("SELECT pg_create_restore_point('before')")
+        .await
+        .unwrap();
+    revoked.revoke(&orders).await;
+    assert!(!revoked.has_secret() && !revoked.can_log_in(&site).await);
+    worker.kill();
+    drop(orders);
+    original.server.stop();
+
+    let port = format!(":{}/", original.port);
+    site.postgres = keep(backup.recover_to("before"));
+    rewrite(&site, &port, &format!(":{}/", site.postgres.port));
+    assert!(revoked.can_log_in(&site).await, "it is not back");
+    let orders = site.client("orders-svc").await;
+    let _worker = site.worker().await;
+    let told = orders.notice("lease.revoked.v1", &revoked.id, SOON).await;
+    assert_eq!(told.data()["cause"], "missing");
+    assert!(!revoked.can_log_in(&site).await);
+    until_compared(&site).await;
+    for lease in &kept {
+        assert!(lease.can_log_in(&site).await && lease.has_secret());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_standby_ends_what_the_primary_issued() {
+    let primary = postgres_with_tools();
+    let mut site = site_on(primary).await;
+    let standby = keep(primary.backup().follow());
+    rewrite(
+        &site,
+        &format!("{}:{}/", primary.host, primary.port),
+        &format!(
+            "{}:{},{}:{}/",
+            primary.host, primary.port, standby.host, standby.port
+        ),
+    );
+    let _worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let kept = Lease::new(&orders).await;
+    let short = Lease::with_ttl(&orders, Some(10)).await;
+    let copied = format!(
+        "SELECT count(*) FROM keycard.leases WHERE state = 'active'
+         AND username IN ('{}', '{}')",
+        kept.username, short.username
+    );
+    drop(orders);
+    site.postgres = standby;
+    eventually("the standby has followed", SOON, async || {
+        let client = site.sql().await;
+        let row = client.query_one(&copied, &[]).await.ok()?;
+        (row.get::<_, i64>(0) == 2).then_some(())
+    })
+    .await;
+    primary.server.kill();
+    let promoted = "SELECT pg_promote(true, 60)";
+    let client = site.sql_in("postgres").await;
+    assert!(
+        client
+            .query_one(promoted, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+    );
+
+    let orders = site.client("orders-svc").await;
+    let gone = "SELECT count(*) FROM keycard.leases WHERE state = 'closed'";
+    eventually("what is due ends", SOON, async || {
+        (site.count(gone).await == 1).then_some(())
+    })
+    .await;
+    assert!(!short.has_secret() && !short.can_log_in(&site).await);
+    assert!(kept.has_secret() && kept.can_log_in(&site).await);
+    let new = Lease::new(&orders).await;
+    assert!(new.can_log_in(&site).await);
+    until_compared(&site).await;
+    kept.revoke(&orders).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_has_lost_its_secrets_ends_nothing_until_an_operator_says_so() {
+    let postgres = keep(Postgres::start(postgres_version(), &[], None));
+    let site = site_on(postgres).await;
+    let worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let mut leases = Vec::new();
+    for _ in 0..8 {
+        leases.push(Lease::new(&orders).await);
+    }
+    drop(orders);
+    // A store that cannot be looked at has lost nothing.
+    let away = site.path().join("away");
+    fs::rename(&site.secrets, &away).unwrap();
+    postgres.server.stop();
+    postgres.server.start_again();
+    eventually("the store is missed", SOON, async || {
+        let missed = r#"what="looking for the secrets of app""#;
+        worker.log().contains(missed).then_some(())
+    })
+    .await;
+    assert_eq!(site.logins().await, 8);
+
+    // It is back, and has lost nearly all.
+    let kept = leases.pop().unwrap();
+    for lease in &leases {
+        let lost = Path::new(&lease.secret)
+            .strip_prefix(&site.secrets)
+            .unwrap();
+        fs::remove_file(away.join(lost)).unwrap();
+    }
+    fs::rename(&away, &site.secrets).unwrap();
+    let stopped = "too many secrets are gone";
+    eventually("it is told at every sweep", SOON, async || {
+        (worker.log().matches(stopped).count() > 1).then_some(())
+    })
+    .await;
+    let orders = site.client("orders-svc").await;
+    let new = Lease::new(&orders).await;
+    for lease in leases.iter().chain([&kept, &new]) {
+        assert!(lease.can_log_in(&site).await);
+    }
+    let explained = adopt(&site, &[]);
+    assert!(explained.status.success(), "{}", explained.stderr);
+    let told = "Secrets of the 9 delivered leases: 2 in the store, 7 gone";
+    assert!(explained.stdout.contains(told), "{}", explained.stdout);
+    assert_eq!(site.logins().await, 9);
+
+    let adopted = adopt(&site, &["--yes"]);
+    assert!(adopted.status.success(), "{}", adopted.stderr);
+    for lease in &leases {
+        let told = orders.notice("lease.revoked.v1", &lease.id, SOON).await;
+        assert_eq!(told.data()["cause"], "missing");
+        assert!(!lease.can_log_in(&site).await);
+    }
+    for lease in [&kept, &new] {
+        assert!(lease.can_log_in(&site).await && lease.has_secret());
+    }
+    until_compared(&site).await;
+    let nothing = adopt(&site, &["--yes"]);
+    assert!(
+        nothing.stdout.contains("nothing to adopt"),
+        "{}",
+        nothing.stdout
+    );
+}
