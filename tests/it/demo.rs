@@ -4,8 +4,11 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use keycard::clock::monotonic_now;
 
 /// Tells a story until a line begins with `last`, and interrupts it there as Ctrl-C does. What it
 /// said, and how it ended.
@@ -33,27 +36,36 @@ fn told(kind: &str, last: Option<&str>) -> (String, ExitStatus) {
     let status = story.wait().unwrap();
     let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}\n{said}");
-    assert_eq!(processes_at_home_in(&directory), Vec::<String>::new());
+    await_end_of_processes_at_home_in(&directory);
     for port in ports(&said) {
         assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{said}");
     }
     (said, status)
 }
 
-/// Every command of a story has its directory as HOME.
-fn processes_at_home_in(directory: &TempDir) -> Vec<String> {
+/// Every command of a story has its directory as HOME. An interrupted one may need a moment longer
+/// than the story.
+fn await_end_of_processes_at_home_in(directory: &TempDir) {
     let home = format!("HOME={}", directory.path().display());
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(|entry| {
-            let process = entry.unwrap().path();
-            // Processes end while this looks.
-            let environment = std::fs::read(process.join("environ")).ok()?;
-            String::from_utf8_lossy(&environment)
-                .contains(&home)
-                .then(|| process.display().to_string())
-        })
-        .collect()
+    let deadline = monotonic_now() + Duration::from_secs(20);
+    loop {
+        let running: Vec<String> = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| {
+                let process = entry.unwrap().path();
+                // Processes end while this looks.
+                let environment = std::fs::read(process.join("environ")).ok()?;
+                let is_at_home = String::from_utf8_lossy(&environment).contains(&home);
+                let command = std::fs::read(process.join("cmdline")).unwrap_or_default();
+                is_at_home.then(|| String::from_utf8_lossy(&command).replace('\0', " "))
+            })
+            .collect();
+        if running.is_empty() {
+            return;
+        }
+        assert!(monotonic_now() < deadline, "still running: {running:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// The ports that keycard.toml names.

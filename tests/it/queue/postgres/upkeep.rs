@@ -165,7 +165,14 @@ async fn a_migration_says_whose_transaction_is_in_its_way() {
     let superuser = place.superuser().await;
     superuser
         .batch_execute(
-            "ALTER TABLE keycard.leases DROP renew_statements, DROP revocation_statements;
+            "ALTER TABLE keycard.ledger
+                 DROP frozen_at, DROP frozen_reason, DROP server_started_at;
+             DROP INDEX keycard.leases_open, keycard.leases_closed;
+             DROP TABLE keycard.audit;
+             DROP FUNCTION keycard.keep_audit;
+             ALTER TABLE keycard.leases
+                 DROP drop_owned, DROP reassign_owned_to,
+                 DROP renew_statements, DROP revocation_statements;
              DELETE FROM keycard.migrations WHERE version >= 3",
         )
         .await
