@@ -3,16 +3,18 @@
 #
 #   tests/integration.sh 17 postgres    on PostgreSQL 17, which carries the queue as well
 #   tests/integration.sh 17 amqp        on PostgreSQL 17 and RabbitMQ
+#   tests/integration.sh 17 postgres logins:: ledger::    of these modules only
 #
-# Stores and contract depend on neither. What only RabbitMQ can do is tested in
-# modules named amqp.
+# What only RabbitMQ can do is tested in modules named amqp; some modules depend
+# on neither.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=$1 queue=$2
-own=queue::amqp::
-[[ $queue == amqp ]] || own=amqp::
+shift 2
+others=(architecture:: contract:: demo:: documents:: queue::amqp:: store:: support::)
+[[ $queue == amqp ]] || others+=(amqp::)
 
 echo "== PostgreSQL $version, queue: $queue"
 KEYCARD_TEST_POSTGRES=$version KEYCARD_TEST_QUEUE=$queue \
-    cargo test --locked --no-fail-fast --test it -- --skip "$own" --skip store:: --skip contract::
+    cargo test --locked --no-fail-fast --test it -- "$@" "${others[@]/#/--skip=}"
