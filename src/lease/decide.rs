@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
+use super::denials::{ended, unknown_lease, unusable};
 use super::steps::{
     ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
-    deliver_later, denied, ended, failed, frozen, issue, overtaken, refused, renew, reopen, revoke,
-    revoke_as_asked, soon, terminate, too_late, unknown_lease, unusable,
+    deliver_later, denied, failed, frozen, issue, overtaken, refused, renew, reopen, revoke,
+    revoke_as_asked, soon, terminate, too_late,
 };
 use super::{Cause, Difference, Event, Lease, Policy, State};
 

@@ -7,6 +7,7 @@
 mod audit;
 mod decide;
 mod decision;
+mod denials;
 mod event;
 mod identity;
 mod steps;

@@ -3,17 +3,14 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::decision::{
-    Answer, Decision, Denial, DenialCode, Effect, LoginChange, Notice, Outcome, Reason, Report,
-    Secrets, Then, Whose,
+    Answer, Decision, Denial, Effect, LoginChange, Notice, Outcome, Reason, Report, Secrets, Then,
+    Whose,
 };
-use super::{Asking, Cause, Event, Lease, NewLease, Policy, RolePolicy, State};
-
-/// Nothing older may be carried out: its first answer may be forgotten (see
-/// [`super::ANSWERS_KEPT`]).
-const REMEMBERED: SignedDuration = SignedDuration::from_hours(30 * 24);
-
-/// A request may be dated this far ahead of the database's clock.
-const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(5);
+use super::denials::{
+    asked_ttl, ended, no_longer_granted, no_such_role, revocation_is_stale, stale, too_many,
+    too_old, unknown_lease, unusable,
+};
+use super::{Asking, Cause, Event, Lease, NewLease, Policy, State};
 
 /// How soon a delivery comes back that another attempt has overtaken.
 const OVERTAKEN: SignedDuration = SignedDuration::from_secs(1);
@@ -40,11 +37,7 @@ pub(super) fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision
         return denied(denial);
     }
     let Some(role) = &policy.role else {
-        return denied(Denial {
-            code: DenialCode::RoleNotAllowed,
-            message: "the role does not exist, or it does not name this requester in `requesters`"
-                .into(),
-        });
+        return denied(no_such_role());
     };
     let (ttl, ttl_clamped) = match asked_ttl(new.ttl_seconds, role) {
         Ok(asked) => asked,
@@ -53,14 +46,7 @@ pub(super) fn issue(new: &NewLease, now: Timestamp, policy: &Policy) -> Decision
     if let Some(max) = role.leases_max
         && new.live_leases >= max
     {
-        return denied(Denial {
-            code: DenialCode::LeaseLimit,
-            message: format!(
-                "{} leases of this role are alive and `max_leases` is {max}; revoke one or wait for one to expire",
-                new.live_leases
-            )
-            .into(),
-        });
+        return denied(too_many(new.live_leases, max));
     }
     let issued_at = whole_second(now);
     let next = Lease {
@@ -156,10 +142,7 @@ pub(super) fn renew(
         return denied(denial);
     }
     let Some(role) = &policy.role else {
-        return denied(Denial {
-            code: DenialCode::RoleNotAllowed,
-            message: "the lease's role is no longer granted to its requester; the lease ends as it was told".into(),
-        });
+        return denied(no_longer_granted());
     };
     let (ttl, ttl_clamped) = match asked_ttl(ttl_seconds, role) {
         Ok(asked) => asked,
@@ -194,12 +177,7 @@ pub(super) fn revoke_as_asked(
 ) -> Decision {
     match cause(lease, asking) {
         None => denied(unknown_lease()),
-        Some(_)
-            if now.duration_since(asking.at) > REMEMBERED
-                || asking.expires_at.is_some_and(|deadline| now >= deadline) =>
-        {
-            denied(too_old())
-        }
+        Some(_) if revocation_is_stale(asking, now) => denied(too_old()),
         Some(cause) => revoke(lease, cause, now, policy, "revocation was asked for"),
     }
 }
@@ -454,41 +432,6 @@ pub(super) fn cause(lease: &Lease, asking: &Asking) -> Option<Cause> {
     }
 }
 
-/// Why a request or renewal is no longer carried out.
-fn stale(asking: &Asking, now: Timestamp, policy: &Policy) -> Option<Denial> {
-    let age = now.duration_since(asking.at);
-    if age < -CLOCK_SKEW_MAX {
-        return Some(Denial {
-            code: DenialCode::InvalidEvent,
-            message: "`time` lies more than five minutes ahead; set the sender's clock".into(),
-        });
-    }
-    let over = match asking.expires_at {
-        Some(deadline) => now >= deadline,
-        None => age > policy.request_age_max,
-    };
-    (over || age > REMEMBERED).then(too_old)
-}
-
-/// The time to live to grant, and whether it is shorter than what was asked.
-fn asked_ttl(
-    ttl_seconds: Option<i64>,
-    role: &RolePolicy,
-) -> Result<(SignedDuration, bool), Denial> {
-    let Some(seconds) = ttl_seconds else {
-        return Ok((role.default_ttl, false));
-    };
-    let min = role.min_ttl.as_secs().max(1);
-    if seconds < min {
-        return Err(Denial {
-            code: DenialCode::TtlInvalid,
-            message: format!("`ttl_seconds` is {seconds} and the role's minimum is {min}; ask for more or leave it out").into(),
-        });
-    }
-    let asked = SignedDuration::from_secs(seconds);
-    Ok((asked.min(role.max_ttl), asked > role.max_ttl))
-}
-
 fn later(at: Timestamp, duration: SignedDuration) -> Timestamp {
     at.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
@@ -529,36 +472,4 @@ pub(super) fn answered(outcome: Outcome, reason: impl Into<Reason>) -> Decision 
 pub(super) fn denied(denial: Denial) -> Decision {
     let reason = format!("denied: {}", denial.code.as_str());
     answered(Outcome::Denied(denial), reason)
-}
-
-pub(super) fn unknown_lease() -> Denial {
-    Denial {
-        code: DenialCode::LeaseUnknown,
-        message: "no such lease, or it belongs to another requester".into(),
-    }
-}
-
-pub(super) fn ended() -> Denial {
-    Denial {
-        code: DenialCode::LeaseEnded,
-        message: "the lease is over; request a new credential".into(),
-    }
-}
-
-fn too_old() -> Denial {
-    Denial {
-        code: DenialCode::TooOld,
-        message: "the command waited longer than it may; send a new one".into(),
-    }
-}
-
-pub(super) fn unusable(reason: &Reason) -> Denial {
-    Denial {
-        code: DenialCode::RoleUnusable,
-        message: format!(
-            "Postgres refused it: {reason}; keycard's operator must mend the role's groups and \
-             statements, or what keycard's user may grant"
-        )
-        .into(),
-    }
 }
