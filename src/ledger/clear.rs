@@ -38,9 +38,12 @@ impl Ledger {
                 reasons.push(format!("in database {dbname:?}: {reason}"));
             }
         }
+        let connection = self.connection().await?;
         if reasons.is_empty() && !by_statements {
-            let connection = self.connection().await?;
             reasons.extend(login::left(&connection, &leaver).await.map_err(sql)?);
+        }
+        if !reasons.is_empty() {
+            login::withdraw(&connection, &leaver).await.map_err(sql)?;
         }
         Ok((!reasons.is_empty()).then(|| reasons.join("; ")))
     }

@@ -91,7 +91,8 @@ pub async fn apply(
         }
         Err(Refusal::Postgres(error))
             if disposition(&error) != Disposition::Reject
-                && !(change == LoginChange::Drop && concerns_the_login(&error)) =>
+                && !(matches!(change, LoginChange::Disable | LoginChange::Drop)
+                    && concerns_the_login(&error)) =>
         {
             return Err(error);
         }

@@ -86,9 +86,9 @@ async fn check(transaction: &Transaction<'_>, login: u32, keeper: &str) -> Resul
     Ok(row.get(0))
 }
 
-/// What would run with its new owner's rights runs with its caller's instead, where Postgres has
-/// that.
-async fn disarm(transaction: &Transaction<'_>, login: u32) -> Result<(), Refusal> {
+/// What would run with its owner's rights runs with its caller's instead, where Postgres has that:
+/// nobody has the login's any more, and a new owner's are nobody else's.
+pub(super) async fn disarm(transaction: &Transaction<'_>, login: u32) -> Result<(), Refusal> {
     let statements = transaction
         .query(
             "SELECT format('ALTER ROUTINE %s SECURITY INVOKER', oid::regprocedure)
@@ -104,7 +104,8 @@ async fn disarm(transaction: &Transaction<'_>, login: u32) -> Result<(), Refusal
 
 /// Whatever runs with the keeper's rights would run for everybody who can reach it. Asked last, of
 /// all it owns: nobody can have slipped in anything meanwhile. Expressions of indexes and statistics
-/// are run by maintenance, as the owner of their table.
+/// are run by maintenance, as the owner of their table, and so is the difference within a range; a
+/// foreign key is checked as the owner of the tables, with casts between its columns' types.
 async fn check_harmless(
     transaction: &Transaction<'_>,
     keeper: &str,
@@ -136,6 +137,22 @@ async fn check_harmless(
              SELECT 'trigger ' || quote_ident(tgname) || ' on ' || tgrelid::regclass
              FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
              WHERE relowner = $1 AND tgenabled IN ('A', 'R')
+             UNION ALL
+             SELECT 'foreign key ' || quote_ident(conname) || ' on ' || conrelid::regclass
+             FROM pg_constraint JOIN pg_class ON pg_class.oid IN (conrelid, confrelid)
+             WHERE relowner = $1 AND contype = 'f' AND EXISTS (
+                 SELECT FROM unnest(conkey, confkey) AS pair (one, other)
+                 JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = one
+                 JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = other
+                 -- Below 16384 are the types that Postgres comes with.
+                 WHERE a.atttypid <> b.atttypid AND greatest(a.atttypid, b.atttypid) >= 16384)
+             UNION ALL
+             SELECT 'range type ' || rngtypid::regtype
+             FROM pg_range JOIN pg_type t ON t.oid = rngtypid JOIN pg_proc p ON p.oid = rngsubdiff::oid
+             JOIN pg_roles r ON r.oid = proowner
+             WHERE NOT rolsuper AND (typowner = $1 OR EXISTS (
+                 SELECT FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+                 WHERE relowner = $1 AND atttypid = rngtypid))
              UNION ALL
              SELECT name FROM expressions JOIN pg_depend ON classid = catalogue AND objid = id
              LEFT JOIN pg_proc p ON refclassid = 'pg_proc'::regclass AND refobjid = p.oid

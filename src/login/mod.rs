@@ -12,7 +12,7 @@ mod template;
 
 pub use change::{Applied, Login, apply, terminate_sessions};
 pub use name::username;
-pub use objects::{Leaver, clear, databases, left};
+pub use objects::{Leaver, clear, databases, left, withdraw};
 pub use password::{SCRAM_ITERATIONS, generate as generate_password, scram_verifier};
 pub use setup::{Setup, setup_sql};
 pub use sqlstate::{describe, disposition};

@@ -82,14 +82,26 @@ async fn try_clear(client: &mut Client, leaver: &Leaver<'_>) -> Result<(), Refus
         return Ok(());
     }
     let joined = join(client, leaver.username).await?;
+    let cleared = clear_as_member(client, leaver).await;
+    if joined {
+        part(client, leaver.username).await?;
+    }
+    cleared
+}
+
+async fn clear_as_member(client: &mut Client, leaver: &Leaver<'_>) -> Result<(), Refusal> {
     roll_back_prepared(client, leaver).await?;
     let transaction = client.transaction().await?;
-    clear_within(&transaction, leaver).await?;
-    if joined {
-        part(&transaction, leaver.username).await?;
+    let cleared = clear_within(&transaction, leaver).await;
+    if cleared.is_ok() {
+        transaction.commit().await?;
+        return Ok(());
     }
+    transaction.rollback().await?;
+    let transaction = client.transaction().await?;
+    keeper::disarm(&transaction, leaver.oid).await?;
     transaction.commit().await?;
-    Ok(())
+    cleared
 }
 
 /// Only who prepared a transaction, or a superuser, may roll it back, and only in its database.
@@ -106,14 +118,14 @@ async fn roll_back_prepared(client: &Client, leaver: &Leaver<'_>) -> Result<(), 
     }
     let login = escape_identifier(leaver.username);
     client.batch_execute(&format!("SET ROLE {login}")).await?;
+    let mut rolled_back = Ok(());
     for row in prepared {
         let gid = escape_literal(row.get(0));
-        client
-            .batch_execute(&format!("ROLLBACK PREPARED {gid}"))
-            .await?;
+        let statement = format!("ROLLBACK PREPARED {gid}");
+        rolled_back = rolled_back.and(client.batch_execute(&statement).await);
     }
     client.batch_execute("RESET ROLE").await?;
-    Ok(())
+    Ok(rolled_back?)
 }
 
 async fn clear_within(transaction: &Transaction<'_>, leaver: &Leaver<'_>) -> Result<(), Refusal> {
@@ -124,8 +136,9 @@ async fn clear_within(transaction: &Transaction<'_>, leaver: &Leaver<'_>) -> Res
     let login = escape_identifier(leaver.username);
     if owns_objects(transaction, leaver.oid).await? {
         match owned {
-            // DROP OWNED knows no privileges without objects. They harm nobody: the login is shut out.
-            Owned::Kept => return Ok(()),
+            // DROP OWNED knows no privileges without objects. The login is shut out, and so is who would
+            // use them through what it leaves.
+            Owned::Kept => return keeper::disarm(transaction, leaver.oid).await,
             Owned::Dropped => {}
             Owned::Reassigned(keeper) => keeper::reassign(transaction, leaver, keeper).await?,
         }
@@ -238,13 +251,39 @@ pub(super) async fn join(
 
 /// Takes back what [`join`] did.
 pub(super) async fn part(
-    transaction: &Transaction<'_>,
+    client: &impl GenericClient,
     role: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let role = escape_identifier(role);
-    transaction
+    client
         .batch_execute(&format!("REVOKE {role} FROM CURRENT_USER"))
         .await
+}
+
+/// Takes the login's groups from it, as far as keycard's user may: it stays for now, and what others
+/// can call or write of what it owns (a definer's function, a rule) runs with its rights. A login
+/// whose objects go to a keeper keeps them, as a keeper is measured by them.
+///
+/// # Errors
+/// When Postgres cannot be asked, or refuses.
+pub async fn withdraw(client: &Client, leaver: &Leaver<'_>) -> Result<(), tokio_postgres::Error> {
+    if !matches!(leaver.owned, Some(Owned::Kept | Owned::Dropped)) {
+        return Ok(());
+    }
+    let granted_by = server_version(client).await? >= 160_000;
+    let groups = client
+        .query(
+            "SELECT format('REVOKE %s FROM %s %s CASCADE', roleid::regrole, member::regrole,
+                        CASE WHEN $2 THEN 'GRANTED BY ' || grantor::regrole ELSE '' END)
+             FROM pg_auth_members
+             WHERE member = $1 AND (NOT $2 OR pg_has_role(grantor, 'USAGE')) ORDER BY 1",
+            &[&leaver.oid, &granted_by],
+        )
+        .await?;
+    for row in groups {
+        client.batch_execute(row.get(0)).await?;
+    }
+    Ok(())
 }
 
 /// What still depends on the login anywhere, and what somebody can do about it; `None` when nothing

@@ -27,8 +27,9 @@ pub fn disposition(error: &tokio_postgres::Error) -> Disposition {
 }
 
 /// Whether a statement was stopped by what somebody does with the login at this moment: a lock, a
-/// time-out, a concurrent change. Any session can cause that, and for as long as it likes, so a drop
-/// that is stopped so must not be all that is tried: the login can still be disabled.
+/// time-out, a concurrent change. Any session can cause that, and for as long as it likes, a prepared
+/// transaction of the login's own too. So a drop that is stopped so must not be all that is tried, as
+/// the login can still be disabled; and if that is stopped as well, the failure must be counted.
 pub(super) fn concerns_the_login(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| {
         *code == SqlState::QUERY_CANCELED

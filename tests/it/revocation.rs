@@ -1,6 +1,7 @@
 //! Logins that end before their time, and those that will not go.
 
 mod freeze;
+mod hostile;
 mod keeper;
 mod objects;
 mod outage;

@@ -68,6 +68,20 @@ async fn what_would_run_with_the_keepers_rights_stays_where_it_is() {
              ALTER TABLE public.mine ENABLE ALWAYS TRIGGER spy",
             "trigger spy on public.mine",
         ),
+        // The check of a foreign key reads the other table as its owner, and casts on its way.
+        (
+            "CREATE TYPE public.mood AS ENUM ('good');
+             CREATE FUNCTION public.f(public.mood) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+             CREATE CAST (public.mood AS int) WITH FUNCTION public.f(public.mood) AS IMPLICIT;
+             CREATE TABLE public.numbers (id int PRIMARY KEY);
+             CREATE TABLE public.moods (m public.mood CONSTRAINT spy REFERENCES public.numbers)",
+            "foreign key spy on public.moods",
+        ),
+        (
+            "CREATE FUNCTION public.f(int, int) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT 1.0::float8';
+             CREATE TYPE public.spy AS RANGE (SUBTYPE = int, SUBTYPE_DIFF = public.f)",
+            "range type public.spy",
+        ),
     ] {
         stays("", made, words).await;
     }

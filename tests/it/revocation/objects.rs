@@ -6,7 +6,7 @@ use super::*;
 use crate::support::servers::{Postgres, postgres_version};
 
 /// As much as a group lets its logins make.
-const MAY_CREATE: &str = "GRANT CREATE, USAGE ON SCHEMA public TO GROUP;
+pub(super) const MAY_CREATE: &str = "GRANT CREATE, USAGE ON SCHEMA public TO GROUP;
     GRANT CREATE ON DATABASE DBNAME TO GROUP";
 
 /// One of everything that a login can make here.
@@ -197,7 +197,7 @@ async fn what_others_made_of_what_a_login_owns_is_not_dropped_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_login_owns_anywhere_is_reported_and_what_it_granted_is_taken_back() {
     let guest = Guest::of(role(""), MAY_CREATE).await;
-    let other = Elsewhere::of(&guest).await;
+    let other = Elsewhere::of(&guest, "_too").await;
     other
         .session
         .batch_execute("CREATE TABLE there (id int); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
@@ -239,7 +239,7 @@ async fn what_a_login_owns_anywhere_is_reported_and_what_it_granted_is_taken_bac
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_login_owns_in_another_database_goes_with_it() {
     let guest = Guest::of(role("drop_owned = true"), MAY_CREATE).await;
-    let other = Elsewhere::of(&guest).await;
+    let other = Elsewhere::of(&guest, "_too").await;
     other
         .session
         .batch_execute("CREATE TABLE there (id int)")
@@ -256,15 +256,18 @@ async fn what_a_login_owns_in_another_database_goes_with_it() {
 }
 
 /// Another database of the same server, in which the guest may create.
-struct Elsewhere {
-    dbname: String,
-    session: Session,
+pub(super) struct Elsewhere {
+    pub(super) dbname: String,
+    pub(super) session: Session,
 }
 
 impl Elsewhere {
-    async fn of(guest: &Guest) -> Self {
-        let dbname = format!("{}_too", guest.site.dbname);
-        guest.superuser(&format!("CREATE DATABASE {dbname}")).await;
+    pub(super) async fn of(guest: &Guest, suffix: &str) -> Self {
+        let dbname = format!("{}{suffix}", guest.site.dbname);
+        let quoted = dbname.replace('"', "\"\"");
+        guest
+            .superuser(&format!("CREATE DATABASE \"{quoted}\""))
+            .await;
         let superuser = guest.site.sql_in(&dbname).await;
         let grant = format!("GRANT CREATE ON SCHEMA public TO {}", guest.site.group);
         superuser.batch_execute(&grant).await.unwrap();
@@ -328,7 +331,7 @@ async fn prepared_transactions_of_a_login_are_rolled_back_wherever_they_are() {
         .await
         .unwrap();
     let table = Guest::of(site(), MAY_CREATE).await;
-    let other = Elsewhere::of(&table).await;
+    let other = Elsewhere::of(&table, "_too").await;
     other
         .session
         .batch_execute("BEGIN; CREATE TABLE there (id int); PREPARE TRANSACTION 'there'")
