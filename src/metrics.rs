@@ -18,6 +18,7 @@ const LIVE: &str = "keycard_leases_live";
 const OVERDUE: &str = "keycard_leases_overdue";
 const OVERDUE_OLDEST: &str = "keycard_lease_overdue_oldest_seconds";
 const STUCK: &str = "keycard_leases_stuck";
+const FROZEN: &str = "keycard_frozen";
 const ORPHANS: &str = "keycard_orphans";
 const COUNTED: &str = "keycard_ledger_up";
 
@@ -95,6 +96,10 @@ pub fn serve(address: SocketAddr) -> Result<(), MetricsError> {
         "Leases whose revocation has failed six times or more."
     );
     describe_gauge!(
+        FROZEN,
+        "1 while revocations are frozen by `keycard freeze`, else 0."
+    );
+    describe_gauge!(
         ORPHANS,
         "What the last reconciliation found to differ and could not put right, by kind."
     );
@@ -152,6 +157,8 @@ pub struct Leases {
     pub overdue_seconds_max: f64,
     /// Those whose revocation is stuck.
     pub stuck: i64,
+    /// Whether none is revoked, as an operator said.
+    pub frozen: bool,
 }
 
 /// A command was answered.
@@ -198,6 +205,7 @@ pub fn counted(database: &str, leases: Option<Leases>) {
         (OVERDUE, number(|leases| leases.overdue as f64)),
         (OVERDUE_OLDEST, number(|leases| leases.overdue_seconds_max)),
         (STUCK, number(|leases| leases.stuck as f64)),
+        (FROZEN, number(|leases| f64::from(u8::from(leases.frozen)))),
         (COUNTED, f64::from(u8::from(leases.is_some()))),
     ] {
         gauge!(name, "database" => database.to_owned()).set(value);

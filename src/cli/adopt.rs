@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use super::{Failure, print};
+use super::{Failure, freeze, print};
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
 use crate::ledger::{Adoption, Record, Standing};
@@ -46,6 +46,7 @@ pub(super) async fn run(
         .map_err(Failure::Failed)?;
     print(&found(name, &standing, &bereft));
     if standing.is_at_home() {
+        freeze::warn(&ledger).await?;
         return at_home(&config, arguments, &bereft).await;
     }
     let how = if arguments.moved {

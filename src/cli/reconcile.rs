@@ -1,13 +1,14 @@
 //! `keycard reconcile`: what differs between ledgers, logins and secrets.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::output::{Output, print_json, print_table};
-use super::{Failure, print};
+use super::{Failure, freeze, print};
 use crate::app;
 use crate::config::{Config, Environment};
 use crate::worker::{Action, Finding, Kind, Report};
@@ -40,6 +41,15 @@ pub(super) async fn run(
             print_json(&Value::from(findings));
         }
         Output::Table => table(&report.findings),
+    }
+    for ledger in app::ledgers(&config, &Arc::new(app::rules(&config)))? {
+        if !report
+            .failed
+            .iter()
+            .any(|(failed, _)| failed == ledger.database())
+        {
+            freeze::warn(&ledger).await?;
+        }
     }
     verdict(&report, arguments.apply)
 }

@@ -17,7 +17,8 @@ impl Ledger {
                 "SELECT count(*) FILTER (WHERE state <> 'revoking' AND expires_at > now),
                         count(*) FILTER (WHERE expires_at <= now),
                         greatest(extract(epoch FROM max(now - expires_at)), 0)::float8,
-                        count(*) FILTER (WHERE state = 'revoking' AND failures >= $1)
+                        count(*) FILTER (WHERE state = 'revoking' AND failures >= $1),
+                        EXISTS (SELECT FROM keycard.ledger WHERE frozen_at IS NOT NULL)
                  FROM keycard.leases, (SELECT statement_timestamp()) AS clock (now)
                  WHERE state IN ('issuing', 'active', 'revoking')",
                 &[&stuck_after],
@@ -29,6 +30,7 @@ impl Ledger {
             overdue: row.get(1),
             overdue_seconds_max: row.get(2),
             stuck: row.get(3),
+            frozen: row.get(4),
         })
     }
 }

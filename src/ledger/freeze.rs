@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
+use super::audit::{self, AuditRow};
 use super::{Ledger, LedgerError};
 
 /// Revocations of one database are frozen.
@@ -24,8 +25,10 @@ impl Ledger {
     /// When the database cannot be told.
     pub async fn freeze(&self, reason: Option<&str>) -> Result<(), LedgerError> {
         self.set_freeze(
+            "frozen",
             "UPDATE keycard.ledger SET frozen_at = coalesce(frozen_at, clock_timestamp()),
-                 frozen_reason = coalesce($1, frozen_reason)",
+                 frozen_reason = coalesce($1, frozen_reason)
+             RETURNING clock_timestamp(), coalesce(frozen_reason, ''), session_user::text",
             reason,
         )
         .await
@@ -37,19 +40,46 @@ impl Ledger {
     /// When the database cannot be told.
     pub async fn thaw(&self) -> Result<(), LedgerError> {
         self.set_freeze(
-            "UPDATE keycard.ledger SET frozen_at = NULL, frozen_reason = $1",
+            "thawed",
+            "UPDATE keycard.ledger SET frozen_at = NULL, frozen_reason = $1
+             WHERE frozen_at IS NOT NULL
+             RETURNING clock_timestamp(), 'revocations go on', session_user::text",
             None,
         )
         .await
     }
 
-    async fn set_freeze(&self, statement: &str, reason: Option<&str>) -> Result<(), LedgerError> {
-        let client = self.connection().await?;
-        client
-            .execute(statement, &[&reason])
-            .await
-            .map(|_| ())
-            .map_err(|error| self.sql("freeze or thaw revocations", &error))
+    /// Does it and audits it, if it changes anything.
+    async fn set_freeze(
+        &self,
+        action: &str,
+        statement: &str,
+        reason: Option<&str>,
+    ) -> Result<(), LedgerError> {
+        let mut client = self.connection().await?;
+        let set = async {
+            let transaction = client.transaction().await?;
+            let row = transaction.query_opt(statement, &[&reason]).await?;
+            let row = row.map(|row| AuditRow {
+                at: row.get(0),
+                action: action.to_owned(),
+                reason: row.get(1),
+                asked_by: row.get(2),
+                ..AuditRow::default()
+            });
+            if let Some(row) = &row {
+                audit::write(&transaction, row).await?;
+            }
+            transaction.commit().await?;
+            Ok(row)
+        };
+        let row = set.await.map_err(|error: tokio_postgres::Error| {
+            self.sql("freeze or thaw revocations", &error)
+        })?;
+        if let Some(row) = &row {
+            audit::tell(&self.rules, row);
+        }
+        Ok(())
     }
 
     /// Whether revocations are frozen.

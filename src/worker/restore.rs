@@ -123,6 +123,10 @@ impl Worker {
         let Some(started_at) = ledger.uncompared_since().await? else {
             return Ok(());
         };
+        // The sweep says so; it is looked at once revocations go on.
+        if ledger.frozen().await?.is_some() {
+            return Ok(());
+        }
         let what = format!("looking for the secrets of {}", ledger.database());
         let view = ledger.view().await?;
         let bereft = match Bereft::look(&view, self.store.as_ref()).await {

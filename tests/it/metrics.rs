@@ -68,6 +68,7 @@ const LIVE: &str = r#"keycard_leases_live{database="app"}"#;
 const OVERDUE: &str = r#"keycard_leases_overdue{database="app"}"#;
 const OLDEST: &str = r#"keycard_lease_overdue_oldest_seconds{database="app"}"#;
 const STUCK: &str = r#"keycard_leases_stuck{database="app"}"#;
+const FROZEN: &str = r#"keycard_frozen{database="app"}"#;
 const UP: &str = r#"keycard_ledger_up{database="app"}"#;
 const ISSUED: &str = r#"keycard_requests_total{role="app-role",outcome="issued"}"#;
 const RENEWED: &str = r#"keycard_requests_total{role="app-role",outcome="renewed"}"#;
@@ -213,6 +214,19 @@ async fn a_ledger_that_is_away_has_no_counts() {
         .unwrap();
     until(address, UP, is(1.0)).await;
     until(address, LIVE, is(0.0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frozen_revocations_show() {
+    let site = Site::usual().await;
+    let address = free_address();
+    let _worker = worker_with_metrics(&site, address).await;
+    until(address, FROZEN, is(0.0)).await;
+    for (command, shown) in [("freeze", 1.0), ("thaw", 0.0)] {
+        let output = site.keycard(&[command]);
+        assert!(output.status.success(), "{}", output.stderr);
+        until(address, FROZEN, is(shown)).await;
+    }
 }
 
 /// The sockets that a process listens on.

@@ -2,9 +2,9 @@
 -- another start may mean a restore. NULL: that is still to be done.
 ALTER TABLE keycard.ledger ADD COLUMN server_started_at timestamptz;
 
--- `keycard adopt` is a decision, too.
+-- `keycard adopt`, `freeze` and `thaw` are decisions, too.
 ALTER TABLE keycard.audit
     DROP CONSTRAINT audit_action_check,
     ADD CONSTRAINT audit_action_check CHECK (action IN
         ('created', 'issued', 'renewed', 'disabled', 'stuck', 'revoked', 'closed', 'missing',
-         'denied', 'adopted', 'forgotten'));
+         'denied', 'adopted', 'forgotten', 'frozen', 'thawed'));

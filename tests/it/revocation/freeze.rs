@@ -60,7 +60,8 @@ async fn frozen_revocations_wait_and_everybody_is_told() {
         assert!(note.contains(reason), "{note}");
     }
 
-    assert_eq!(told(site, &["thaw"]), "");
+    let audited = told(site, &["thaw"]);
+    assert!(audited.contains("audit: thawed"), "{audited}");
     let id = due["lease_id"].as_str().unwrap();
     let notice = guest.orders.notice("lease.revoked.v1", id, 60).await;
     assert_eq!(notice.data()["cause"], "expired");
@@ -90,4 +91,88 @@ async fn freezing_twice_keeps_the_time_and_takes_a_new_reason() {
     told(&site, &["thaw"]);
     told(&site, &["thaw"]);
     assert_eq!(frozen().await, (None, String::new()));
+}
+
+/// What the ledger proves is found all the same, and waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn reconciliation_and_a_new_worker_say_that_revocations_are_frozen_and_end_nothing() {
+    let mut guest = Guest::new().await;
+    guest.worker.kill();
+    let site = &guest.site;
+    told(site, &["freeze", "--reason", "a drill"]);
+    guest
+        .superuser("ALTER ROLE USERNAME RENAME TO \"was USERNAME\"; DROP ROLE \"was USERNAME\"")
+        .await;
+    let lines = |arguments: &[&str]| {
+        let output = site.keycard(arguments);
+        assert_eq!(output.status.code(), Some(4), "{}", output.stderr);
+        assert!(
+            output.stderr.contains("app: revocations are frozen since"),
+            "{}",
+            output.stderr
+        );
+        let found: Value = serde_json::from_str(&output.stdout).unwrap();
+        let ours = |one: &&Value| one["lease_id"] == guest.lease_id.as_str();
+        let found = found.as_array().unwrap().iter().find(ours).unwrap().clone();
+        found["action"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(lines(&["reconcile", "--output", "json"]), "would_close");
+    assert_eq!(
+        lines(&["reconcile", "--apply", "--output", "json"]),
+        "unfinished"
+    );
+    assert_eq!(guest.shown()["state"], "active");
+    let worker = site.worker().await;
+    eventually("the worker says so at its start", SOON, async || {
+        let log = worker.log();
+        log.contains("revocations are frozen: nothing is revoked")
+            .then_some(())
+    })
+    .await;
+    told(site, &["thaw"]);
+    site.keycard(&["reconcile", "--apply"]);
+    guest
+        .until_shown("the lease is closed", |shown| shown["state"] == "closed")
+        .await;
+
+    let audit = site.keycard(&["audit", "--output", "json"]).stdout;
+    let rows: Vec<Value> = serde_json::from_str(&audit).unwrap();
+    let told: Vec<_> = rows
+        .iter()
+        .filter(|row| ["frozen", "thawed"].contains(&row["decision"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told.len(), 2, "{audit}");
+    assert_eq!(told[0]["decision"], "frozen");
+    assert_eq!(told[0]["reason"], "a drill");
+    assert_eq!(told[0]["asked_by"], site.admin.as_str());
+    assert_eq!(told[1]["decision"], "thawed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn freezing_one_of_two_databases_is_a_failure_that_says_which() {
+    let site = Site::usual().await;
+    site.worker().await.kill();
+    // Nobody listens at that port.
+    site.configure(
+        "[databases.away]\n\
+         connection_url = \"postgresql://{{username}}:{{password}}@127.0.0.1:1/x\"\n\
+         username = \"admin\"\npassword = { env = \"DB_ADMIN_PASSWORD\" }\n",
+    );
+    for command in ["freeze", "thaw"] {
+        let output = site.keycard(&[command]);
+        assert_eq!(output.status.code(), Some(1), "{}", output.stderr);
+        assert!(
+            output.stdout.contains("app: revocations "),
+            "{}",
+            output.stdout
+        );
+        assert!(
+            output.stderr.contains("away: not done: "),
+            "{}",
+            output.stderr
+        );
+        assert!(output.stderr.contains("do it again"), "{}", output.stderr);
+        let frozen = "SELECT count(frozen_at) FROM keycard.ledger";
+        assert_eq!(site.count(frozen).await, i64::from(command == "freeze"));
+    }
 }
