@@ -34,6 +34,7 @@ pub(super) struct Arguments {
     /// Most decisions: the newest that fit.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..))]
     limit: i64,
+    /// How they are printed.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

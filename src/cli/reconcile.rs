@@ -18,6 +18,7 @@ pub(super) struct Arguments {
     /// Carry out what the ledger proves, as a worker does; without it nothing is changed.
     #[arg(long)]
     apply: bool,
+    /// How the differences are printed.
     #[arg(long, value_enum, default_value_t)]
     output: Output,
 }

@@ -26,7 +26,7 @@ pub(in crate::cli) struct Renew {
 pub(in crate::cli) struct Revoke {
     /// The lease's id, as `keycard lease list` has it.
     lease_id: LeaseId,
-    /// Why, for the worker's log.
+    /// Why, for the audit and the worker's log.
     #[arg(long)]
     reason: Option<String>,
     /// How the answer is printed.
