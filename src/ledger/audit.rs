@@ -206,7 +206,8 @@ impl Ledger {
                     "DELETE FROM keycard.audit WHERE id IN (
                          SELECT id FROM keycard.audit
                          WHERE at < clock_timestamp() - make_interval(secs => $1)
-                         ORDER BY at LIMIT $2)",
+                         ORDER BY at LIMIT $2
+                         FOR UPDATE SKIP LOCKED)",
                     &[&keep_seconds, &BATCH],
                 )
                 .await?;

@@ -98,7 +98,8 @@ impl Ledger {
                      SELECT requester, source, id FROM keycard.requests
                      WHERE recorded_at < clock_timestamp() - make_interval(secs => $1)
                        AND published_at IS NOT NULL
-                     ORDER BY recorded_at LIMIT $2)",
+                     ORDER BY recorded_at LIMIT $2
+                     FOR UPDATE SKIP LOCKED)",
                 &[&ANSWERS_KEPT.as_secs_f64(), &BATCH],
             )
             .await

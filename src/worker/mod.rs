@@ -14,6 +14,7 @@ mod lanes;
 mod outage;
 mod reconcile;
 mod restore;
+mod retention;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::RwLock;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -122,6 +124,7 @@ impl Worker {
         for database in self.ledgers.keys() {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
             tasks.spawn(Arc::clone(&self).watch_restores(database.clone()));
+            tasks.spawn(Arc::clone(&self).forget(database.clone()));
             if self.counts_leases {
                 tasks.spawn(Arc::clone(&self).count(database.clone()));
             }
@@ -146,6 +149,16 @@ impl Worker {
         }
     }
 
+    /// Waits for the next tick; `false` when the worker stops.
+    async fn goes_on(&self, ticks: &mut Interval) -> bool {
+        tokio::select! {
+            // Cancel-safe: a tick that is not taken comes again.
+            _ = ticks.tick() => true,
+            // Cancel-safe: a cancellation is not consumed.
+            () = self.stop.cancelled() => false,
+        }
+    }
+
     /// Looks at what a failed ledger means: most pass, some end the worker.
     fn note(&self, database: &str, error: &LedgerError) {
         match error.disposition() {
@@ -159,4 +172,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Ticks at once and then with this period between the end of one task and the next.
+fn each(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }

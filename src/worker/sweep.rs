@@ -4,10 +4,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::time::MissedTickBehavior;
 
-use super::Worker;
 use super::carry::Context;
+use super::{Worker, each};
 use crate::lease::Event;
 use crate::ledger::{Ledger, LedgerError, Subject};
 
@@ -20,15 +19,8 @@ impl Worker {
         let Some(ledger) = self.ledgers.get(&database) else {
             return;
         };
-        let mut ticks = tokio::time::interval(self.sweep_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                // Cancel-safe: a tick that is not taken comes again.
-                _ = ticks.tick() => {}
-                // Cancel-safe: a cancellation is not consumed.
-                () = self.stop.cancelled() => return,
-            }
+        let mut ticks = each(self.sweep_interval);
+        while self.goes_on(&mut ticks).await {
             let swept = AssertUnwindSafe(self.sweep_once(ledger)).catch_unwind();
             match swept.await {
                 Ok(Ok(())) => {}
@@ -84,9 +76,6 @@ impl Worker {
                 tracing::warn!(reason, "an answer is still unpublished");
             }
         }
-        while !self.stop.is_cancelled() && ledger.forget_old_requests().await? > 0 {}
-        while !self.stop.is_cancelled() && ledger.forget_closed_leases().await? > 0 {}
-        while !self.stop.is_cancelled() && ledger.forget_old_audit().await? > 0 {}
         Ok(())
     }
 }

@@ -140,7 +140,17 @@ async fn old_rows_and_leases_go_and_no_others() {
         assert_eq!(refused.code().unwrap().code(), "42501", "{attempt}");
     }
 
-    // One ended long ago; one as long ago, but an expiry event may still wake it; one later.
+    // Somebody holds the first that goes: the others do not wait for it.
+    let holder = site.sql().await;
+    holder
+        .batch_execute(&format!(
+            "BEGIN;
+             SELECT FROM keycard.audit WHERE lease_id = '{old}' AND action = 'created' FOR KEY SHARE"
+        ))
+        .await
+        .unwrap();
+    // One ended long ago; one as long ago, but an expiry event may still wake it; one later; one
+    // has not ended.
     site.superuser(&format!(
         "UPDATE keycard.leases SET revoked_at = revoked_at - interval '91 days',
              max_expires_at = max_expires_at - interval '92 days',
@@ -150,15 +160,21 @@ async fn old_rows_and_leases_go_and_no_others() {
          UPDATE keycard.leases SET revoked_at = revoked_at - interval '89 days',
              max_expires_at = max_expires_at - interval '92 days',
              recheck_at = NULL, wake_at = NULL WHERE id = '{}';
+         UPDATE keycard.leases SET max_expires_at = max_expires_at - interval '92 days'
+             WHERE id = '{}';
          SET session_replication_role = replica;
          UPDATE keycard.audit SET at = at - interval '91 days' WHERE lease_id = '{old}';
          UPDATE keycard.audit SET at = at - interval '89 days' WHERE lease_id <> '{old}';
          INSERT INTO keycard.audit (at, action, reason)
              SELECT clock_timestamp() - interval '91 days', 'denied', 'more than a batch'
-             FROM generate_series(1, 250)",
+             FROM generate_series(1, 250);
+         INSERT INTO keycard.requests (requester, source, id, kind, digest, recorded_at, published_at)
+             SELECT 'orders-svc', '/then', days, 'request', '', now() - make_interval(days => days), now()
+             FROM (VALUES (29), (31)) AS recorded (days)",
         uuid(0),
         uuid(1),
         uuid(2),
+        uuid(3),
     ))
     .await;
     let others = format!("SELECT count(*) FROM keycard.audit WHERE lease_id <> '{old}'");
@@ -169,7 +185,17 @@ async fn old_rows_and_leases_go_and_no_others() {
         uuid(0)
     );
     eventually("what is old is gone", SOON, async || {
+        (site.count(&left).await == 1 + 10 + 3).then_some(())
+    })
+    .await;
+    drop(holder);
+    eventually("the last is gone", SOON, async || {
         (site.count(&left).await == 10 + 3).then_some(())
+    })
+    .await;
+    eventually("answers are kept for 30 days", SOON, async || {
+        let kept = "SELECT sum(id::integer) FROM keycard.requests WHERE source = '/then'";
+        (site.count(kept).await == 29).then_some(())
     })
     .await;
     // Its request is still known, and never makes a second login.
