@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, fresh_id};
+use crate::support::client::{Client, SOON, fresh_id};
 use crate::support::queues::Queues;
 use crate::support::services::QueueKind;
 use crate::support::site::Site;
@@ -210,4 +210,76 @@ async fn one_byte_too_much_is_parked_unread_and_64_kib_are_taken() {
     assert_eq!(orders.heard().len(), 1);
     site.assert_live(1).await;
     site.assert_no_dead_letters().await;
+}
+
+/// What comes back from the queue as keycard's own may be damaged, or of another keycard.
+#[tokio::test(flavor = "multi_thread")]
+async fn expiry_events_that_cannot_be_read_are_parked_and_leases_still_end() {
+    let site = Site::usual().await;
+    let _worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    let queues = Queues::of(&site).await;
+    let expire = |database: &str, generation: Value| {
+        let data = json!({
+            "lease_id": format!("{database}.{}", fresh_id()), "generation": generation,
+            "due_at": "2026-01-01T00:00:00Z", "requester": "orders-svc", "role": "app-role",
+            "username": "kc_x", "locators": [],
+        });
+        orders
+            .event(&fresh_id(), "lease.expire.v1", data)
+            .to_string()
+    };
+    let request = orders.asking(&fresh_id(), "app-role").to_string();
+    for (event, reason) in [
+        ("{".to_owned(), "invalid_event: the body is "),
+        (request, "unsupported_type: `type` "),
+        (expire("app", json!("second")), "invalid_event: `data."),
+        (
+            expire("gone", json!(1)),
+            "lease_unknown: the configuration has no database \"gone\"",
+        ),
+    ] {
+        queues.wake(&event).await;
+        let letter = queues.dead_letter().await;
+        assert!(letter.reason.starts_with(reason), "{}", letter.reason);
+        assert_eq!(letter.body, event.as_bytes());
+        assert_eq!(letter.requester, None);
+    }
+    assert_eq!(site.rows().await, (0, 0));
+    let issued = orders.issued("app-role", Some(2)).await;
+    let lease_id = issued["lease_id"].as_str().unwrap();
+    orders.notice("lease.revoked.v1", lease_id, SOON).await;
+    assert_eq!(orders.heard().len(), 2, "{:?}", orders.story());
+    site.assert_no_dead_letters().await;
+}
+
+mod amqp {
+    use lapin::BasicProperties;
+
+    use super::Queues;
+    use crate::support::broker::{Administrator, publish_to};
+    use crate::support::client::fresh_id;
+    use crate::support::services::WORKER;
+    use crate::support::site::Site;
+
+    /// Whoever has its password could make requests without being anybody's requester.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn commands_of_keycards_own_user_are_parked() {
+        let site = Site::on_rabbitmq().await;
+        let _worker = site.worker().await;
+        let orders = site.client("orders-svc").await;
+        let queues = Queues::of(&site).await;
+        let administrator = Administrator::of(&site).await;
+        for exchange in ["keycard.requests", "keycard.leases"] {
+            let request = orders.asking(&fresh_id(), "app-role").to_string();
+            let properties = BasicProperties::default().with_user_id(WORKER.into());
+            let body = request.as_bytes();
+            publish_to(&administrator.channel, exchange, "", body, properties).await;
+            let letter = queues.dead_letter().await;
+            let reason = "unauthenticated: keycard's own user sends no commands";
+            assert_eq!(letter.reason, reason);
+        }
+        assert_eq!(site.rows().await, (0, 0));
+        assert!(orders.heard().is_empty(), "{:?}", orders.story());
+    }
 }
