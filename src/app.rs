@@ -87,7 +87,7 @@ async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worke
         ledgers,
         sweep_interval: config.worker.sweep_interval,
         reconcile_interval: config.worker.reconcile_interval,
-        counts_leases: config.worker.metrics_address.is_some(),
+        has_readers: config.worker.metrics_address.is_some(),
         prefetch: config.queue.prefetch(),
     };
     Ok(Worker::new(parts, stop.clone()))

@@ -2,18 +2,23 @@
 //!
 //! Nothing is kept or served before [`serve`]. No label holds what a sender chooses freely.
 
+mod listener;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
 
 const REQUESTS: &str = "keycard_requests_total";
 const REVOCATIONS: &str = "keycard_revocations_total";
 const LATENESS: &str = "keycard_revocation_lateness_seconds";
 const STAGES: &str = "keycard_stage_duration_seconds";
 const DEAD_LETTERS: &str = "keycard_dead_letters_total";
+const DEAD_LETTERS_WAITING: &str = "keycard_dead_letters_waiting";
 const LIVE: &str = "keycard_leases_live";
 const OVERDUE: &str = "keycard_leases_overdue";
 const OVERDUE_OLDEST: &str = "keycard_lease_overdue_oldest_seconds";
@@ -35,6 +40,9 @@ const STAGE_BUCKETS: [f64; 12] = [
     0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 20.0,
 ];
 
+/// How often what was observed is put into buckets when nobody reads.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// The metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -45,23 +53,40 @@ pub struct MetricsError {
     problem: String,
 }
 
-/// Serves everything that is counted from now on, to whoever can reach the address, at any path.
+/// Serves everything that is counted from now on at `/metrics`, to whoever can reach the address.
 /// Once in a process.
 ///
 /// # Errors
 /// When nobody can listen there.
-pub fn serve(address: SocketAddr) -> Result<(), MetricsError> {
+pub async fn serve(address: SocketAddr) -> Result<(), MetricsError> {
+    let refused = |problem: String| MetricsError { address, problem };
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| refused(error.to_string()))?;
+    let bound = listener
+        .local_addr()
+        .map_err(|error| refused(error.to_string()))?;
     let install = || {
         PrometheusBuilder::new()
-            .with_http_listener(address)
             .set_buckets_for_metric(Matcher::Full(LATENESS.to_owned()), &LATENESS_BUCKETS)?
             .set_buckets_for_metric(Matcher::Full(STAGES.to_owned()), &STAGE_BUCKETS)?
-            .install()
+            .install_recorder()
     };
-    install().map_err(|error: BuildError| MetricsError {
-        address,
-        problem: error.to_string(),
-    })?;
+    let handle = install().map_err(|error: BuildError| refused(error.to_string()))?;
+    describe();
+    let observed = handle.clone();
+    tokio::spawn(async move {
+        loop {
+            sleep(UPKEEP).await;
+            observed.run_upkeep();
+        }
+    });
+    tokio::spawn(listener::listen(listener, move || handle.render()));
+    tracing::info!(address = %bound, "metrics are served at /metrics");
+    Ok(())
+}
+
+fn describe() {
     describe_counter!(
         REQUESTS,
         "What requests and renewals came to, and denied revocations: issued, renewed or the denial's code."
@@ -81,6 +106,10 @@ pub fn serve(address: SocketAddr) -> Result<(), MetricsError> {
     describe_counter!(
         DEAD_LETTERS,
         "Messages that this worker put among the dead letters, by the code of the reason."
+    );
+    describe_gauge!(
+        DEAD_LETTERS_WAITING,
+        "Dead letters that are kept, whoever put them there; unknown while the queue is away."
     );
     describe_gauge!(LIVE, "Leases whose login exists and whose time is not up.");
     describe_gauge!(
@@ -107,7 +136,6 @@ pub fn serve(address: SocketAddr) -> Result<(), MetricsError> {
         COUNTED,
         "1 when the ledger could be asked for the counts of leases, 0 when they are unknown."
     );
-    Ok(())
 }
 
 /// A stage of what follows from a decision.
@@ -186,6 +214,11 @@ pub fn took(stage: Stage, duration: Duration) {
 /// A message became a dead letter.
 pub fn parked(code: &'static str) {
     counter!(DEAD_LETTERS, "reason" => code).increment(1);
+}
+
+/// So many dead letters are kept; `None` when the queue could not be asked.
+pub fn dead_letters(waiting: Option<u32>) {
+    gauge!(DEAD_LETTERS_WAITING).set(waiting.map_or(f64::NAN, f64::from));
 }
 
 /// So many things of this kind still differ after a reconciliation; `None` when the database's were

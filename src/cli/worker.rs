@@ -17,7 +17,8 @@ pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Resul
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     if let Some(address) = config.worker.metrics_address {
-        metrics::serve(address).map_err(|error| Failure::Failed(error.to_string()))?;
+        let serving = metrics::serve(address).await;
+        serving.map_err(|error| Failure::Failed(error.to_string()))?;
     }
     let worker = match app::worker(&config, &stop).await {
         Err(AppError::Stopped) => return Ok(()),

@@ -49,6 +49,12 @@ pub trait Queue: Send + Sync {
     /// As for [`Queue::publish`].
     async fn dead_letter(&self, delivery: &Delivery, reason: &str) -> Result<(), QueueError>;
 
+    /// How many dead letters are kept, those that somebody looks at perhaps left out.
+    ///
+    /// # Errors
+    /// When the broker cannot be asked.
+    async fn dead_letters(&self) -> Result<u32, QueueError>;
+
     /// Stops consuming, waits until every delivery handed out is gone, hands back the rest and
     /// closes the connections.
     async fn shut_down(&self);

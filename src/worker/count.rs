@@ -1,11 +1,10 @@
-//! Counts leases for the metrics, apart from the sweep, which may be at work for long.
+//! Counts leases and dead letters for the metrics, apart from the sweep, which may be at work for
+//! long.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
-
-use super::Worker;
+use super::{Worker, each};
 use crate::metrics;
 
 /// More often than Prometheus usually reads.
@@ -17,21 +16,26 @@ impl Worker {
         let Some(ledger) = self.ledgers.get(&database) else {
             return;
         };
-        let mut ticks = tokio::time::interval(PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                // Cancel-safe: a tick that is not taken comes again.
-                _ = ticks.tick() => {}
-                // Cancel-safe: a cancellation is not consumed.
-                () = self.stop.cancelled() => return,
-            }
+        let mut ticks = each(PERIOD);
+        while self.goes_on(&mut ticks).await {
             let counted = ledger.count().await;
             if let Err(error) = &counted {
                 // The sweep says so louder.
                 tracing::debug!(database, %error, "leases cannot be counted");
             }
             metrics::counted(&database, counted.ok());
+        }
+    }
+
+    /// Counts the dead letters, likewise.
+    pub(super) async fn count_dead_letters(self: Arc<Self>) {
+        let mut ticks = each(PERIOD);
+        while self.goes_on(&mut ticks).await {
+            let counted = self.queue.dead_letters().await;
+            if let Err(error) = &counted {
+                tracing::debug!(%error, "dead letters cannot be counted");
+            }
+            metrics::dead_letters(counted.ok());
         }
     }
 }

@@ -52,7 +52,7 @@ pub struct Worker {
     ledgers: BTreeMap<String, Ledger>,
     sweep_interval: Duration,
     reconcile_interval: Duration,
-    counts_leases: bool,
+    has_readers: bool,
     stop: CancellationToken,
     fatal: OnceLock<String>,
     /// Deliveries that may have ended a worker before are processed alone: they take it for writing.
@@ -75,8 +75,8 @@ pub struct Parts {
     pub sweep_interval: Duration,
     /// How often ledgers, logins and secrets are compared.
     pub reconcile_interval: Duration,
-    /// Whether leases are counted: somebody reads the metrics.
-    pub counts_leases: bool,
+    /// Whether somebody reads the metrics: then leases and dead letters are counted for them.
+    pub has_readers: bool,
     /// Deliveries in hand at a time, for each lane.
     pub prefetch: u16,
 }
@@ -103,7 +103,7 @@ impl Worker {
             store: parts.store,
             sweep_interval: parts.sweep_interval,
             reconcile_interval: parts.reconcile_interval,
-            counts_leases: parts.counts_leases,
+            has_readers: parts.has_readers,
             stop,
             fatal: OnceLock::new(),
             company: RwLock::new(()),
@@ -125,9 +125,12 @@ impl Worker {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
             tasks.spawn(Arc::clone(&self).watch_restores(database.clone()));
             tasks.spawn(Arc::clone(&self).forget(database.clone()));
-            if self.counts_leases {
+            if self.has_readers {
                 tasks.spawn(Arc::clone(&self).count(database.clone()));
             }
+        }
+        if self.has_readers {
+            tasks.spawn(Arc::clone(&self).count_dead_letters());
         }
         tasks.spawn(Arc::clone(&self).reconcile_periodically());
         tasks.close();

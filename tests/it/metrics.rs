@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use keycard::clock::uuid_v7;
 use keycard::store::SecretStore as _;
 use keycard::store::directory::Directory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::support::client::SOON;
 use crate::support::eventually;
@@ -16,27 +18,36 @@ use crate::support::site::{Site, Wishes, Worker};
 
 const VARIABLE: &str = "KEYCARD_WORKER__METRICS_ADDRESS";
 
-/// An address that nobody listens at, for now.
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// A worker that serves metrics, and where it says that it does.
+async fn worker_with_metrics(site: &Site) -> (Worker, SocketAddr) {
+    let worker = site.worker_unready(&[(VARIABLE, "127.0.0.1:0")]);
+    worker.ready().await;
+    let log = worker.log();
+    let told = log.split_once("metrics are served at /metrics address=");
+    let address = told.and_then(|(_, rest)| rest.split_whitespace().next());
+    let address = address.unwrap_or_else(|| panic!("{log}"));
+    (worker, address.parse().unwrap())
 }
 
-async fn worker_with_metrics(site: &Site, address: SocketAddr) -> Worker {
-    let worker = site.worker_unready(&[(VARIABLE, &address.to_string())]);
-    worker.ready().await;
-    worker
+/// What an HTTP client is answered.
+async fn answer(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// What an HTTP client reads at the address.
 async fn scraped(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let answer = answer(address, &request).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    assert!(
+        head.contains("\r\nContent-Type: text/plain; version=0.0.4;"),
+        "{head}"
+    );
     body.to_owned()
 }
 
@@ -75,19 +86,20 @@ const RENEWED: &str = r#"keycard_requests_total{role="app-role",outcome="renewed
 const NOT_ALLOWED: &str = r#"keycard_requests_total{role="-",outcome="role_not_allowed"}"#;
 const EXPIRED: &str = r#"keycard_revocations_total{role="app-role",cause="expired"}"#;
 const INVALID: &str = r#"keycard_dead_letters_total{reason="invalid_event"}"#;
+const WAITING: &str = "keycard_dead_letters_waiting";
 const LATE: &str = "keycard_revocation_lateness_seconds_count";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     let site = Site::with_mallory().await;
-    let address = free_address();
-    let mut worker = worker_with_metrics(&site, address).await;
+    let (mut worker, address) = worker_with_metrics(&site).await;
     for (name, expected) in [
         (UP, 1.0),
         (LIVE, 0.0),
         (OVERDUE, 0.0),
         (OLDEST, 0.0),
         (STUCK, 0.0),
+        (WAITING, 0.0),
     ] {
         until(address, name, is(expected)).await;
     }
@@ -141,7 +153,7 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     assert!(is(1.0)(samples(address).await[RENEWED]));
     // Counts are the ledger's: another process begins with them.
     worker.kill();
-    let worker = worker_with_metrics(&site, address).await;
+    let (worker, address) = worker_with_metrics(&site).await;
     let first = eventually("leases are counted", SOON, async || {
         samples(address).await.get(LIVE).copied()
     });
@@ -149,6 +161,7 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     until(address, OVERDUE, is(1.0)).await;
     until(address, OLDEST, |seconds| seconds > 0.0).await;
     until(address, LIVE, is(1.0)).await;
+    until(address, WAITING, is(1.0)).await;
     assert!(is(0.0)(samples(address).await[STUCK]));
     sql.batch_execute("UPDATE keycard.leases SET failures = 6 WHERE state = 'revoking'")
         .await
@@ -168,6 +181,15 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     assert!(is(1.0)(after[LATE]), "{after:?}");
     assert!(after["keycard_revocation_lateness_seconds_sum"] > 0.0);
     assert!(is(0.0)(after[STUCK]) && is(0.0)(after[OLDEST]), "{after:?}");
+    for stage in [
+        "drop_login",
+        "terminate_sessions",
+        "clear_objects",
+        "delete_secrets",
+    ] {
+        let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
+        until(address, &name, |count| count >= 1.0).await;
+    }
     drop(worker);
 }
 
@@ -191,8 +213,7 @@ fn well_described(text: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_away_has_no_counts() {
     let site = Site::usual().await;
-    let address = free_address();
-    let _worker = worker_with_metrics(&site, address).await;
+    let (_worker, address) = worker_with_metrics(&site).await;
     until(address, UP, is(1.0)).await;
     let sql = site.sql().await;
     let admin = &site.admin;
@@ -229,14 +250,14 @@ async fn frozen_revocations_show() {
     }
 }
 
-/// The sockets that a process listens on.
-fn listening(pid: u32) -> usize {
+/// The sockets of a process in this state, as the kernel writes it.
+fn sockets(pid: u32, state: &str, is_it: impl Fn(&str) -> bool) -> usize {
     let mut inodes = BTreeSet::new();
     for table in ["tcp", "tcp6"] {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
         for line in text.lines().skip(1) {
             let columns: Vec<&str> = line.split_whitespace().collect();
-            if columns[3] == "0A" {
+            if columns[3] == state && is_it(columns[1]) {
                 inodes.insert(format!("socket:[{}]", columns[9]));
             }
         }
@@ -248,13 +269,16 @@ fn listening(pid: u32) -> usize {
         .count()
 }
 
+fn listening(pid: u32) -> usize {
+    sockets(pid, "0A", |_| true)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_listens_only_where_it_is_told_to() {
     let site = Site::usual().await;
     let usual = site.worker().await;
     assert_eq!(listening(usual.pid()), 0);
-    let address = free_address();
-    let told = worker_with_metrics(&site, address).await;
+    let (told, address) = worker_with_metrics(&site).await;
     assert_eq!(listening(told.pid()), 1);
 
     let mut second = site.worker_unready(&[(VARIABLE, &address.to_string())]);
@@ -270,14 +294,66 @@ async fn a_worker_listens_only_where_it_is_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
+    /// More than are heard at a time.
+    const IDLE: usize = 20;
+    let site = Site::usual().await;
+    let (mut worker, address) = worker_with_metrics(&site).await;
+    until(address, UP, is(1.0)).await;
+    let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
+    for (request, status) in [
+        ("GET /metrics?x=1 HTTP/1.0\r\n\r\n", "200 OK"),
+        ("GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /health HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /metrics/ HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
+        ("HEAD /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
+        ("\r\n\r\n", "404 Not Found"),
+    ] {
+        let answer = answer(address, request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{request}: {answer}"
+        );
+        assert_eq!(answer.contains("keycard_ledger_up"), status == "200 OK");
+    }
+    // What it does not read may break the connection before its answer arrives.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(long.as_bytes()).await.unwrap();
+    let mut refusal = Vec::new();
+    let _ = stream.read_to_end(&mut refusal).await;
+    assert!(!String::from_utf8_lossy(&refusal).contains("keycard_"));
+
+    let mut idle = Vec::new();
+    for _ in 0..IDLE {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /met").await.unwrap();
+        idle.push(stream);
+    }
+    let port = format!(":{:04X}", address.port());
+    let held = || sockets(worker.pid(), "01", |local| local.ends_with(&port));
+    eventually("some are heard", SOON, async || (held() > 0).then_some(())).await;
+    assert!(held() <= 16, "{}", held());
+    // All are sent away, though none of them goes.
+    let mut first = Vec::new();
+    timeout(Duration::from_secs(SOON), idle[0].read_to_end(&mut first))
+        .await
+        .unwrap()
+        .unwrap();
+    scraped(address).await;
+    worker.terminate();
+    assert_eq!(worker.exit(SOON).await.code(), Some(0));
+    drop(idle);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn orphans_are_what_the_last_reconciliation_left() {
     let site = Site::new(Wishes {
         reconcile_interval: "1s",
         ..Wishes::default()
     })
     .await;
-    let address = free_address();
-    let _worker = worker_with_metrics(&site, address).await;
+    let (_worker, address) = worker_with_metrics(&site).await;
     let orphans = r#"keycard_orphans{database="app",kind="secret_unproven"}"#;
     until(address, orphans, is(0.0)).await;
     let lease = format!("app.{}", uuid_v7());

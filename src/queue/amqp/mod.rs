@@ -207,6 +207,12 @@ impl Queue for AmqpQueue {
             .await
     }
 
+    async fn dead_letters(&self) -> Result<u32, QueueError> {
+        self.publisher
+            .depth("count its dead letters", DEAD_LETTERS)
+            .await
+    }
+
     async fn shut_down(&self) {
         self.stopping.cancel();
         self.handing_out.close();

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::message::BasicReturnMessage;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
 use tokio::sync::{Notify, Semaphore, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -128,6 +129,27 @@ impl Publisher {
         }
     }
 
+    /// How many messages a queue holds that nobody has taken.
+    pub(super) async fn depth(
+        &self,
+        operation: &'static str,
+        queue: &str,
+    ) -> Result<u32, QueueError> {
+        let counting = async {
+            let line = self.line().await.ok_or("the connection has been closed")?;
+            let _permit = self
+                .free
+                .acquire()
+                .await
+                .map_err(|_| "no channel is left")?;
+            line.depth(queue).await.map_err(|error| one_line(&error))
+        };
+        timeout(OPERATION_TIMEOUT, counting)
+            .await
+            .unwrap_or_else(|_| Err("the broker does not answer".to_owned()))
+            .map_err(|problem| later(operation, problem))
+    }
+
     /// The living connection, as soon as there is one; `None` when there will be none.
     async fn line(&self) -> Option<Arc<Line>> {
         let mut line = self.line.clone();
@@ -193,6 +215,19 @@ impl Line {
         };
         self.idle().push(channel);
         outcome
+    }
+
+    async fn depth(&self, queue: &str) -> lapin::Result<u32> {
+        let channel = self.channel().await?;
+        let options = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let counted = channel
+            .queue_declare(short(queue), options, FieldTable::default())
+            .await?;
+        self.idle().push(channel);
+        Ok(counted.message_count())
     }
 
     /// A channel for one publish. It goes back among the idle only when that is settled.

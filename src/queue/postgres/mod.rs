@@ -23,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -125,6 +126,15 @@ impl PostgresQueue {
         statement: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<(), QueueError> {
+        self.query(operation, statement, parameters).await.map(drop)
+    }
+
+    async fn query(
+        &self,
+        operation: &'static str,
+        statement: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, QueueError> {
         if self.closing.is_cancelled() {
             return Err(later(operation, "it has been shut down".to_owned()));
         }
@@ -133,9 +143,7 @@ impl PostgresQueue {
             .connection()
             .await
             .map_err(|error| later(operation, error.to_string()))?;
-        timed(operation, client.query_typed(statement, parameters))
-            .await
-            .map(drop)
+        timed(operation, client.query_typed(statement, parameters)).await
     }
 }
 
@@ -225,6 +233,13 @@ impl Queue for PostgresQueue {
             ],
         )
         .await
+    }
+
+    async fn dead_letters(&self) -> Result<u32, QueueError> {
+        let statement = "SELECT count(*) FROM keycard.dead_letters";
+        let counted = self.query("count its dead letters", statement, &[]).await?;
+        let letters: i64 = counted.first().map_or(0, |row| row.get(0));
+        Ok(u32::try_from(letters).unwrap_or(u32::MAX))
     }
 
     async fn shut_down(&self) {

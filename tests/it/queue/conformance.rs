@@ -12,6 +12,8 @@ use keycard::wire::BODY_BYTES_MAX;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::support::eventually;
+
 /// Longest wait for what must happen.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -347,6 +349,7 @@ pub async fn dead_letters_can_be_listed_requeued_and_discarded(backend: &dyn Bac
     let mut expiry = worker.consume(Lane::Expiry);
     let letters = backend.letters().await;
     assert_eq!(letters.list(10).await.unwrap(), []);
+    assert_eq!(worker.dead_letters().await.unwrap(), 0);
     let sent: [(&str, Vec<u8>); 3] = [
         ("orders", b"\xff\x00".to_vec()),
         ("orders.eu", vec![b'x'; BODY_BYTES_MAX]),
@@ -414,6 +417,10 @@ pub async fn dead_letters_can_be_listed_requeued_and_discarded(backend: &dyn Bac
     }
     assert!(!letters.discard("somebody's guess").await.unwrap());
     assert!(letters.list(10).await.unwrap() == listed[2..]);
+    eventually("one is counted", 30, async || {
+        (worker.dead_letters().await.unwrap() == 1).then_some(())
+    })
+    .await;
     assert_silent(&mut leases).await;
     assert_silent(&mut expiry).await;
 }
