@@ -69,7 +69,7 @@ pub const KEYS: &[Key] = {
     key("roles.*.groups", Texts, "none", "NOLOGIN roles that each login becomes a member of; this or creation_statements is required."),
     key("roles.*.creation_statements", Statements, "none", "SQL that creates the login, with {{name}}, {{password}} and {{expiration}}."),
     key("roles.*.renew_statements", Statements, "none", "SQL that renews the login in keycard's place, with {{name}} and {{expiration}}; VALID UNTIL is set in any case."),
-    key("roles.*.revocation_statements", Statements, "none", "SQL that runs before keycard drops the login, with {{name}}: what was granted to the login itself is revoked here."),
+    key("roles.*.revocation_statements", Statements, "none", "SQL that runs before keycard drops the login, with {{name}}; what it leaves, keycard takes back or drops itself."),
     key("roles.*.reassign_owned_to", Text, "none", "NOLOGIN role that gets what a login owns when its lease ends; it holds no more than the login's groups do."),
     key("roles.*.drop_owned", Flag, "false", "Whether what a login owns is dropped when its lease ends; without this and reassign_owned_to such a login stays, disabled."),
     key("roles.*.connection_limit", Number, "no limit", "Most connections of one login at a time."),

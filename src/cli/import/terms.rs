@@ -101,7 +101,7 @@ pub const TERMS: &[Term] = {
     term(Role, "db_name", Key("database"), ""),
     term(Role, "creation_statements", Key("creation_statements"), "one text with all of them, base64 decoded; `{{password}}` is a SCRAM verifier"),
     term(Role, "renew_statements", Key("renew_statements"), "a lease keeps those of its issue; VALID UNTIL is set in any case"),
-    term(Role, "revocation_statements", Key("revocation_statements"), "a lease keeps those of its issue; keycard drops what they leave. Without them keycard's DROP ROLE stands alone, where Vault revokes grants on tables first: the import writes statements for that"),
+    term(Role, "revocation_statements", Key("revocation_statements"), "a lease keeps those of its issue; what they leave, keycard takes back or drops itself. Without them Vault revokes grants on tables first: the import writes statements that do so"),
     term(Role, "rollback_statements", None, "what fails is rolled back by Postgres itself"),
     term(Role, "default_ttl", Key("default_ttl"), "0 is Vault's system default, 768h unless it was tuned; keycard's default is 1h"),
     term(Role, "max_ttl", Key("max_ttl"), "0 is Vault's system maximum, 768h unless it was tuned; keycard's default is 24h"),
