@@ -3,11 +3,16 @@
 //! Anybody may be at the other end. Few are heard at a time, each for seconds and with one request
 //! of a few kilobytes, so that nobody costs the worker memory or sockets that it needs.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -17,7 +22,7 @@ const READERS_MAX: usize = 16;
 /// How long one reader may take, from its first byte to its last.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Longest request; Prometheus sends some 300 bytes.
+/// Longest head of a request, the shortest limit that hyper has; Prometheus sends some 300 bytes.
 const REQUEST_BYTES_MAX: usize = 8 * 1024;
 
 /// Answers whoever connects, for ever.
@@ -27,6 +32,8 @@ pub(super) async fn listen(
 ) {
     let render = Arc::new(render);
     let places = Arc::new(Semaphore::new(READERS_MAX));
+    let mut server = http1::Builder::new();
+    server.keep_alive(false).max_buf_size(REQUEST_BYTES_MAX);
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else {
             // Sockets may have run out: trying at once would only spin.
@@ -34,60 +41,47 @@ pub(super) async fn listen(
             continue;
         };
         let render = Arc::clone(&render);
+        let answer = service_fn(move |request: Request<_>| {
+            let response = respond(request.method(), request.uri().path(), &*render);
+            async { Ok::<_, Infallible>(response) }
+        });
+        let conversation = server.serve_connection(TokioIo::new(stream), answer);
         tokio::spawn(async move {
             // Whoever is too slow or goes away is nobody to tell.
-            let _ = timeout(PATIENCE, answer(stream, &*render)).await;
+            let _ = timeout(PATIENCE, conversation).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: TcpStream, render: &impl Fn() -> String) -> std::io::Result<()> {
-    let mut request = Vec::with_capacity(1024);
-    let mut reading = (&mut stream).take(REQUEST_BYTES_MAX as u64);
-    while !ends(&request) {
-        if reading.read_buf(&mut request).await? == 0 {
-            break;
-        }
-    }
-    let response = respond(&request, render);
-    stream.write_all(response.as_bytes()).await?;
-    stream.shutdown().await
-}
-
-/// Whether the head of a request is complete. What follows it is not read.
-fn ends(request: &[u8]) -> bool {
-    request.windows(4).any(|window| window == b"\r\n\r\n")
-}
-
-fn respond(request: &[u8], render: &impl Fn() -> String) -> String {
-    if !ends(request) {
-        return whole(
-            "400 Bad Request",
-            "",
-            "this is no HTTP request, or a long one\n",
-        );
-    }
-    let line = request.split(|byte| *byte == b'\r').next();
-    let line = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
-    let mut words = line.split(' ');
-    let (method, target) = (words.next(), words.next());
-    let path = target.and_then(|target| target.split('?').next());
+fn respond(method: &Method, path: &str, render: impl Fn() -> String) -> Response<String> {
     match (method, path) {
-        (Some("GET"), Some("/metrics")) => whole("200 OK", "", &render()),
-        (_, Some("/metrics")) => whole(
-            "405 Method Not Allowed",
-            "Allow: GET\r\n",
-            "only GET is answered\n",
+        (&Method::GET, "/metrics") => whole(
+            StatusCode::OK,
+            (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),
+            render(),
         ),
-        _ => whole("404 Not Found", "", "there is /metrics, and nothing else\n"),
+        (_, "/metrics") => whole(
+            StatusCode::METHOD_NOT_ALLOWED,
+            (ALLOW, "GET"),
+            "only GET is answered\n".to_owned(),
+        ),
+        _ => whole(
+            StatusCode::NOT_FOUND,
+            (CONTENT_TYPE, "text/plain"),
+            "there is /metrics, and nothing else\n".to_owned(),
+        ),
     }
 }
 
-fn whole(status: &str, header: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
-         Content-Length: {length}\r\n{header}Connection: close\r\n\r\n{body}"
-    )
+fn whole(
+    status: StatusCode,
+    (name, value): (HeaderName, &'static str),
+    body: String,
+) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(name, HeaderValue::from_static(value));
+    response
 }

@@ -45,7 +45,7 @@ async fn scraped(address: SocketAddr) -> String {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(
-        head.contains("\r\nContent-Type: text/plain; version=0.0.4;"),
+        head.contains("\r\ncontent-type: text/plain; version=0.0.4;"),
         "{head}"
     );
     body.to_owned()
@@ -240,8 +240,7 @@ async fn a_ledger_that_is_away_has_no_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn frozen_revocations_show() {
     let site = Site::usual().await;
-    let address = free_address();
-    let _worker = worker_with_metrics(&site, address).await;
+    let (_worker, address) = worker_with_metrics(&site).await;
     until(address, FROZEN, is(0.0)).await;
     for (command, shown) in [("freeze", 1.0), ("thaw", 0.0)] {
         let output = site.keycard(&[command]);
@@ -302,13 +301,13 @@ async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
     until(address, UP, is(1.0)).await;
     let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(9_000));
     for (request, status) in [
-        ("GET /metrics?x=1 HTTP/1.0\r\n\r\n", "200 OK"),
+        ("GET /metrics?x=1 HTTP/1.1\r\n\r\n", "200 OK"),
         ("GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
         ("GET /health HTTP/1.1\r\n\r\n", "404 Not Found"),
         ("GET /metrics/ HTTP/1.1\r\n\r\n", "404 Not Found"),
         ("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
         ("HEAD /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
-        ("\r\n\r\n", "404 Not Found"),
+        ("metrics, please\r\n\r\n", "400 Bad Request"),
     ] {
         let answer = answer(address, request).await;
         assert!(
