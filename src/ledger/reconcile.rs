@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
 use super::rows::StoredLease;
+use super::schema::end_squatters;
 use super::{Ledger, LedgerError};
 use crate::lease::{Difference, Event};
 
@@ -94,6 +95,9 @@ impl View {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn claim(&self) -> Result<bool, LedgerError> {
+        end_squatters(&self.client, RECONCILE_LOCK)
+            .await
+            .map_err(|error| LedgerError::sql("look who reconciles", &self.database, &error))?;
         let rows = self
             .ask("SELECT pg_try_advisory_lock($1)", &[&RECONCILE_LOCK])
             .await?;

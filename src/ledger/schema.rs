@@ -55,6 +55,7 @@ impl Ledger {
         // A connection of its own: it ends with this function, and the lock with it.
         let mut client = manager.endpoint.connect(&self.database).await?;
         let sql = |error| sql(&self.database, &error);
+        end_squatters(&client, MIGRATION_LOCK).await.map_err(sql)?;
         client
             .execute("SELECT pg_advisory_lock($1)", &[&MIGRATION_LOCK])
             .await
@@ -105,6 +106,28 @@ impl Ledger {
             .await
             .map(|_restarted| ())
     }
+}
+
+/// Ends sessions of others that hold one of keycard's advisory locks. Whoever may connect may take
+/// them, and a login could so keep the sweep or reconciliation, which would end it, from starting.
+pub(super) async fn end_squatters(client: &Client, lock: i64) -> Result<(), tokio_postgres::Error> {
+    let ended = client
+        .query(
+            "SELECT usename::text, pg_terminate_backend(pid, 1000)
+             FROM pg_locks JOIN pg_stat_activity USING (pid) LEFT JOIN pg_roles r ON r.oid = usesysid
+             WHERE locktype = 'advisory' AND objsubid = 1 AND datname = current_database()
+               AND (classid::bigint << 32 | objid::bigint) = $1
+               AND usename IS DISTINCT FROM current_user AND rolsuper IS NOT TRUE",
+            &[&lock],
+        )
+        .await?;
+    for row in &ended {
+        tracing::warn!(
+            role = row.get::<_, Option<&str>>(0),
+            "a session held an advisory lock that is keycard's; it was ended"
+        );
+    }
+    Ok(())
 }
 
 /// Without these rights nothing can be issued, or not be taken back.

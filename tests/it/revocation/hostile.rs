@@ -215,3 +215,51 @@ async fn servers_publications_mappings_and_policies_go_with_their_login() {
     guest.revoked().await;
     guest.assert_gone().await;
 }
+
+/// Advisory locks are anybody's to take: keycard's keep neither the sweep nor reconciliation.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_takes_keycards_advisory_locks_is_ended() {
+    let mut guest = Guest::of(
+        Wishes {
+            sweep_interval: "1s",
+            ..Wishes::default()
+        },
+        "SELECT 1",
+    )
+    .await;
+    guest.worker.kill();
+    let squatters = ["keycard", "reconcil"];
+    for lock in squatters {
+        let key = lock
+            .bytes()
+            .fold(0_i64, |key, byte| key << 8 | i64::from(byte));
+        let take = format!("SELECT pg_advisory_lock({key})");
+        guest.session.batch_execute(&take).await.unwrap();
+    }
+    let reconciled = guest.site.keycard(&["reconcile", "--apply"]);
+    assert!(
+        !reconciled.stderr.contains("another keycard"),
+        "{}",
+        reconciled.stderr
+    );
+    // Its session ended, and with it the other lock.
+    assert!(guest.session.simple_query("SELECT 1").await.is_err());
+    let session = guest
+        .site
+        .login(&guest.username, &guest.password)
+        .await
+        .unwrap();
+    let key = 0x006b_6579_6361_7264_i64;
+    let take = format!("SELECT pg_advisory_lock({key})");
+    session.batch_execute(&take).await.unwrap();
+    // Nothing but the sweep knows that it is due.
+    guest
+        .superuser("UPDATE keycard.leases SET wake_at = now() - interval '1 minute', expires_at = date_trunc('second', now())")
+        .await;
+    let worker = guest.site.worker().await;
+    guest
+        .until_shown("the lease is closed", |shown| shown["state"] == "closed")
+        .await;
+    assert!(worker.log().contains("an advisory lock that is keycard's"));
+    guest.assert_gone().await;
+}
