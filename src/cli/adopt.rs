@@ -41,11 +41,14 @@ pub(super) async fn run(
     let view = ledger.unchecked_view().await.map_err(AppError::from)?;
     let installation = &config.installation;
     let standing = view.standing(installation).await.map_err(AppError::from)?;
-    let bereft = Bereft::look(&view, store.as_ref())
-        .await
-        .map_err(Failure::Failed)?;
+    let bereft = Bereft::look(&view, store.as_ref()).await;
     print(&found(name, &standing, &bereft));
     if standing.is_at_home() {
+        let bereft = bereft.map_err(|error| {
+            Failure::Failed(format!(
+                "whether secrets are gone cannot be told: {error}; mend that and try again"
+            ))
+        })?;
         freeze::warn(&ledger).await?;
         return at_home(&config, arguments, &bereft).await;
     }
@@ -97,7 +100,7 @@ async fn at_home(config: &Config, arguments: &Arguments, bereft: &Bereft) -> Res
 }
 
 /// What there is, before anything is said about what to do.
-fn found(name: &str, standing: &Standing, bereft: &Bereft) -> String {
+fn found(name: &str, standing: &Standing, bereft: &Result<Bereft, String>) -> String {
     let Standing {
         open,
         with_login,
@@ -107,16 +110,21 @@ fn found(name: &str, standing: &Standing, bereft: &Bereft) -> String {
     let original = standing.original.as_ref().map_or_else(String::new, |name| {
         format!("\n  (that is database {name:?}, which is still there)")
     });
+    let secrets = match bereft {
+        Ok(Bereft { delivered, leases }) => format!(
+            "Secrets of the {delivered} delivered leases: {} in the store, {} gone.",
+            delivered - leases.len(),
+            leases.len()
+        ),
+        Err(error) => format!("Secrets of delivered leases: {error}."),
+    };
     format!(
         "The ledger in database {name} was written for\n  {}{original}\nand is now in\n  {}\n\
          Leases that have not ended: {open}. Their logins: {with_login} here, {with_other_oid} here \
-         under another OID, {} not here.\nSecrets of the {} delivered leases: {} in the store, {} gone.\n",
+         under another OID, {} not here.\n{secrets}\n",
         place(&standing.recorded),
         place(&standing.here),
         open - with_login - with_other_oid,
-        bereft.delivered,
-        bereft.delivered - bereft.leases.len(),
-        bereft.leases.len(),
     )
 }
 
@@ -148,7 +156,8 @@ fn plan(how: Adoption, standing: &Standing) -> &'static str {
              - Leases whose logins are not here are ended by the next reconciliation: their secrets are\n  \
                deleted and their requesters told `revoked`, cause `missing`.\n\
              - Delivered leases whose secrets are not in the store were revoked before, and are revoked\n  \
-               again; if those are more than five and more than a fifth, only after another `keycard adopt`.\n"
+               again; if those are all, or more than five and more than a fifth, only after another\n  \
+               `keycard adopt`.\n"
         }
     }
 }

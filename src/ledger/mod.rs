@@ -23,7 +23,7 @@ pub use freeze::Frozen;
 pub use read::Search;
 pub use reconcile::{Known, Odd, View};
 pub use requests::{Asked, Kind, Recorded};
-pub use restore::{Adoption, Record, Standing};
+pub use restore::{Adoption, Record, Standing, Start};
 pub use rows::StoredLease;
 pub use rules::{Role, Rules, Told};
 pub use schema::LEDGER_VERSION;

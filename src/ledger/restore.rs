@@ -36,14 +36,23 @@ pub struct Standing {
     pub original: Option<String>,
     /// Whether leases of it are called by this database's key in the configuration.
     pub has_our_key: bool,
-    /// Whether leases of it are called by another key.
-    pub has_other_key: bool,
+    /// Another key that leases of it are called by.
+    pub other_key: Option<String>,
     /// Leases that have not ended.
     pub open: i64,
     /// Those among them whose login is here, by name and OID.
     pub with_login: i64,
     /// Those whose login is here by name alone, under another OID.
     pub with_other_oid: i64,
+}
+
+/// A start of the server that delivered leases were not compared with the store under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// When it was.
+    pub at: Timestamp,
+    /// Since when the store is taken to have lost its secrets.
+    pub secrets_lost_at: Option<Timestamp>,
 }
 
 /// What a ledger that was written elsewhere is to be.
@@ -79,18 +88,17 @@ impl Standing {
                 "its leases are of installation {installation:?}; write that name as `installation`, \
                  or adopt it as a copy, without --moved"
             )),
-            Adoption::Moved if self.has_other_key => Some(
-                "its leases bear another key than this database has in [databases]; write the one \
-                 that `keycard audit` shows before the dot of its leases' ids, or adopt it as a copy, \
-                 without --moved"
-                    .to_owned(),
-            ),
-            Adoption::Moved => self.original.as_ref().map(|original| {
-                format!(
+            Adoption::Moved => match (&self.other_key, &self.original) {
+                (Some(key), _) => Some(format!(
+                    "its leases bear another key than this database has in [databases]; name it \
+                     {key:?} there, or adopt it as a copy, without --moved"
+                )),
+                (None, Some(original)) => Some(format!(
                     "it was written in database {original:?} of this cluster, which is still there; \
                      drop that one if this takes its place, or adopt this as a copy, without --moved"
-                )
-            }),
+                )),
+                (None, None) => None,
+            },
             Adoption::Copy => None,
         }
     }
@@ -129,26 +137,30 @@ impl Ledger {
         self.restarted.notified().await;
     }
 
-    /// When the server was started, if delivered leases were not compared with the store since.
+    /// The server's start, if delivered leases were not compared with the store since.
     ///
     /// # Errors
     /// When the database cannot be asked.
-    pub async fn uncompared_since(&self) -> Result<Option<Timestamp>, LedgerError> {
+    pub async fn uncompared(&self) -> Result<Option<Start>, LedgerError> {
         let row = self
             .connection()
             .await?
             .query_opt(
-                "SELECT pg_postmaster_start_time() FROM keycard.ledger
+                "SELECT pg_postmaster_start_time(), secrets_lost_at
+                 FROM keycard.ledger
                  WHERE server_started_at IS DISTINCT FROM pg_postmaster_start_time()",
                 &[],
             )
             .await
             .map_err(|error| self.sql("ask when the server was started", &error))?;
-        Ok(row.map(|row| row.get(0)))
+        Ok(row.map(|row| Start {
+            at: row.get(0),
+            secrets_lost_at: row.get(1),
+        }))
     }
 
     /// Notes that delivered leases were compared with the store under the server that was started
-    /// then.
+    /// then, and that none lacks its secret.
     ///
     /// # Errors
     /// When the database cannot be told: they will be compared again.
@@ -156,12 +168,31 @@ impl Ledger {
         self.connection()
             .await?
             .execute(
-                "UPDATE keycard.ledger SET server_started_at = $1",
+                "UPDATE keycard.ledger SET server_started_at = $1, secrets_lost_at = NULL",
                 &[&started_at],
             )
             .await
             .map(|_| ())
             .map_err(|error| self.sql("note when the server was started", &error))
+    }
+
+    /// Notes that the store is taken to have lost its secrets, until [`Ledger::mark_compared`]: as
+    /// leases end and others come fewer are missing, which makes it no more believable.
+    ///
+    /// # Errors
+    /// When the database cannot be told.
+    pub async fn mark_lost(&self) -> Result<(), LedgerError> {
+        self.connection()
+            .await?
+            .execute(
+                "UPDATE keycard.ledger SET secrets_lost_at = clock_timestamp()
+                 WHERE secrets_lost_at IS NULL
+                   AND server_started_at IS DISTINCT FROM pg_postmaster_start_time()",
+                &[],
+            )
+            .await
+            .map(|_| ())
+            .map_err(|error| self.sql("note that secrets are lost", &error))
     }
 
     /// Makes a ledger that was written elsewhere this database's and this installation's. Touches
@@ -214,11 +245,13 @@ async fn standing(
                    LEFT JOIN pg_roles r ON r.rolname::text COLLATE "default" = l.username
                    WHERE l.state <> 'closed'),
                keys AS MATERIALIZED (
-                   SELECT starts_with(split_part(locators[1], '/', -1), $1 || '.') AS ours, count(*)
-                   FROM keycard.leases GROUP BY 1)
+                   -- A locator's last part is the key, a dot and a uuid.
+                   SELECT DISTINCT left(split_part(locators[1], '/', -1), -37) AS key
+                   FROM keycard.leases)
                SELECT l.installation, l.system_identifier, l.database_oid,
                       here.system_identifier, d.oid, original.datname::text,
-                      EXISTS (SELECT FROM keys WHERE ours), EXISTS (SELECT FROM keys WHERE NOT ours),
+                      EXISTS (SELECT FROM keys WHERE key = $1),
+                      (SELECT min(key) FROM keys WHERE key <> $1),
                       (SELECT count(*) FROM open),
                       (SELECT count(*) FROM open WHERE oid = login_oid),
                       (SELECT count(*) FROM open WHERE oid <> login_oid)
@@ -249,7 +282,7 @@ async fn standing(
         },
         original: row.get(5),
         has_our_key: row.get(6),
-        has_other_key: row.get(7),
+        other_key: row.get(7),
         open: row.get(8),
         with_login: row.get(9),
         with_other_oid: row.get(10),
@@ -295,7 +328,7 @@ async fn adopt(
     transaction
         .execute(
             "UPDATE keycard.ledger SET installation = $1, system_identifier = $2, database_oid = $3,
-                 server_started_at = NULL",
+                 server_started_at = NULL, secrets_lost_at = NULL",
             &[
                 &here.installation,
                 &here.system_identifier,

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
-use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use super::Worker;
 use super::carry::Context;
+use super::{Worker, each};
 use crate::lease::{Difference, Event};
 use crate::ledger::{Ledger, LedgerError, Subject, View};
 use crate::store::{SecretStore, StoreError};
@@ -18,7 +17,7 @@ use crate::store::{SecretStore, StoreError};
 /// Secrets looked at, and leases worked on, at a time.
 const SIDE_BY_SIDE: usize = 8;
 
-/// So many secrets may be gone whatever their share.
+/// So many secrets may be gone, as long as others are there.
 const HANDFUL: usize = 5;
 
 /// Delivered leases, and those among them without a secret.
@@ -63,10 +62,13 @@ impl Bereft {
         })
     }
 
-    /// Whether it rather looks like the store's loss than like revocations.
+    /// Whether it rather looks like the store's loss than like revocations: none of several secrets
+    /// is there, as in a store that was emptied or is another one, or more than a handful and than a
+    /// fifth are gone.
     #[must_use]
     pub fn are_too_many(&self) -> bool {
-        self.leases.len() > HANDFUL && self.leases.len() * 5 > self.delivered
+        let gone = self.leases.len();
+        gone > 1 && gone == self.delivered || gone > HANDFUL && gone * 5 > self.delivered
     }
 }
 
@@ -95,8 +97,7 @@ impl Worker {
         let Some(ledger) = self.ledgers.get(&database) else {
             return;
         };
-        let mut ticks = tokio::time::interval(self.sweep_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = each(self.sweep_interval);
         loop {
             tokio::select! {
                 // Cancel-safe: a tick that is not taken comes again.
@@ -120,7 +121,7 @@ impl Worker {
     async fn compare_restored(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         // The database may have been away when the worker started.
         ledger.prepare().await?;
-        let Some(started_at) = ledger.uncompared_since().await? else {
+        let Some(start) = ledger.uncompared().await? else {
             return Ok(());
         };
         // The sweep says so; it is looked at once revocations go on.
@@ -138,18 +139,20 @@ impl Worker {
         };
         self.outages.over(&what);
         if bereft.leases.is_empty() {
-            return ledger.mark_compared(started_at).await;
+            return ledger.mark_compared(start.at).await;
         }
-        if bereft.are_too_many() {
+        if bereft.are_too_many() || start.secrets_lost_at.is_some() {
             tracing::error!(
                 database = ledger.database(),
                 delivered = bereft.delivered,
                 without_secret = bereft.leases.len(),
+                since = start.secrets_lost_at.map(tracing::field::display),
                 "the server was started again and too many secrets are gone to believe that all these \
                  leases were revoked before; nothing is revoked for it. Mend the store, or have them \
-                 revoked by `keycard adopt`"
+                 revoked by `keycard adopt --database {} --yes`",
+                ledger.database()
             );
-            return Ok(());
+            return ledger.mark_lost().await;
         }
         self.revoke_again(ledger, &bereft).await;
         // The next sweep looks whether that is all.
@@ -160,9 +163,16 @@ impl Worker {
     /// instead of serving.
     ///
     /// # Errors
-    /// What could not be looked at.
+    /// What could not be looked at, or that revocations are frozen.
     pub async fn revoke_bereft(self, database: &str) -> Result<(), String> {
         if let Some(ledger) = self.ledgers.get(database) {
+            let frozen = ledger.frozen().await.map_err(|error| error.to_string())?;
+            if frozen.is_some() {
+                return Err(format!(
+                    "revocations are frozen in database {database}, so nothing was revoked; run \
+                     `keycard thaw` first"
+                ));
+            }
             let view = ledger.view().await.map_err(|error| error.to_string())?;
             let bereft = Bereft::look(&view, self.store.as_ref()).await?;
             self.revoke_again(ledger, &bereft).await;
@@ -196,5 +206,24 @@ impl Worker {
                 }
             })
             .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_of_the_store_is_told_from_revocations() {
+        let are_too_many = |gone: usize, delivered: usize| {
+            let leases = vec![Uuid::nil(); gone];
+            Bereft { delivered, leases }.are_too_many()
+        };
+        for (gone, delivered) in [(0, 0), (0, 9), (1, 1), (1, 2), (5, 6), (6, 30), (20, 100)] {
+            assert!(!are_too_many(gone, delivered), "{gone} of {delivered}");
+        }
+        for (gone, delivered) in [(2, 2), (5, 5), (6, 29), (7, 8), (21, 100)] {
+            assert!(are_too_many(gone, delivered), "{gone} of {delivered}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Ledgers that find themselves elsewhere than they were written, or earlier than the store.
 
+mod adopting;
 mod copies;
 mod rewound;
 

@@ -1,5 +1,6 @@
 //! Copies of a guarded database, and databases that share a cluster.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
@@ -66,6 +67,11 @@ async fn a_copy_made_with_template_touches_nothing_of_the_originals() {
         said.contains(&format!("installation {:?}", site.name)),
         "{said}"
     );
+
+    let reconciled = copy.keycard(&["reconcile", "--apply"]);
+    assert_eq!(reconciled.status.code(), Some(1), "{}", reconciled.stdout);
+    let said = reconciled.stderr;
+    assert!(said.contains("keycard adopt --database app"), "{said}");
 
     // What must not be is refused, with --yes as without.
     let in_place = adopt(&copy, &["--moved", "--yes"]);
@@ -310,6 +316,7 @@ async fn a_dump_that_takes_the_originals_place_ends_what_must_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ledgers_of_one_cluster_leave_each_others_leases_alone() {
     let site = Site::usual().await;
+    let without_other = fs::read_to_string(&site.config).unwrap();
     let second = format!("{}_b", site.dbname);
     site.configure(&format!(
         r#"
@@ -350,6 +357,50 @@ requesters = ["orders-svc"]
     }
     assert!(here.can_log_in(&site).await && here.has_secret());
     assert!(foreign.can_log_in(&beside).await && foreign.has_secret());
+
+    // Nor does a configuration touch what another one of the same installation has, be it that a
+    // database is away or that it does not know it.
+    let there = orders.issued("other-role", None).await;
+    let login = there["username"].as_str().unwrap();
+    let everything = fs::read_to_string(&site.config).unwrap();
+    let reconciled = || {
+        let output = site.keycard(&["reconcile", "--apply", "--output", "json"]);
+        let found: serde_json::Value = serde_json::from_str(&output.stdout).unwrap();
+        let about = found.as_array().unwrap().iter().filter(|finding| {
+            finding["login"] == json!(login) || finding["lease_id"] == there["lease_id"]
+        });
+        let became: BTreeSet<String> = about
+            .map(|finding| format!("{}: {}", finding["kind"], finding["action"]))
+            .collect();
+        (output.status.code(), became, output.stderr)
+    };
+    rewrite(
+        &site,
+        &format!("/{second}\"\nusername"),
+        "/away\"\nusername",
+    );
+    let (code, became, said) = reconciled();
+    assert_eq!((code, became), (Some(1), BTreeSet::new()), "{said}");
+    assert!(
+        said.contains("create that database, or name another"),
+        "{said}"
+    );
+    fs::write(&site.config, without_other).unwrap();
+    let (code, became, said) = reconciled();
+    let reported = [
+        r#""login_unproven": "reported""#.to_owned(),
+        r#""secret_unproven": "reported""#.to_owned(),
+    ];
+    assert_eq!(
+        (code, became),
+        (Some(4), BTreeSet::from(reported)),
+        "{said}"
+    );
+    fs::write(&site.config, everything).unwrap();
+    let password = Site::secret(&there)["password"].clone();
+    let password = password.as_str().unwrap();
+    site.login(login, password).await.unwrap();
+
     here.revoke(&orders).await;
     assert!(foreign.can_log_in(&beside).await && foreign.has_secret());
 }

@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Lease, adopt, keep, postgres_with_tools, rewrite};
+use super::{Lease, adopt, keep, postgres_with_tools, rewrite, superuser};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::servers::{Postgres, postgres_version};
+use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
+
+/// Seconds that a lease lives which is not to be waited for.
+const SOON_OVER: i64 = 5;
 
 async fn site_on(postgres: &'static Postgres) -> Site {
     Site::new(Wishes {
@@ -35,14 +39,28 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     let orders = site.client("orders-svc").await;
     let revoked = Lease::new(&orders).await;
     let kept = [Lease::new(&orders).await, Lease::new(&orders).await];
+    let delivering = Lease::new(&orders).await;
     let backup = original.backup();
+    // At the recovered point one lease is still being delivered.
+    let (_, uuid) = delivering.id.rsplit_once('.').unwrap();
+    let undelivered = format!(
+        "UPDATE keycard.requests SET answer = NULL, answered_at = NULL, published_at = NULL
+             WHERE lease = '{uuid}';
+         UPDATE keycard.leases SET state = 'issuing', wake_at = clock_timestamp() + '10 s',
+             held_until = clock_timestamp() + '10 s' WHERE id = '{uuid}'"
+    );
+    superuser(&site, &undelivered).await;
     site.sql()
         .await
         .batch_execute("SELECT pg_create_restore_point('before')")
         .await
         .unwrap();
+    let delivered = "UPDATE keycard.leases SET state = 'active', held_until = NULL
+                     WHERE state = 'issuing'";
+    superuser(&site, delivered).await;
     revoked.revoke(&orders).await;
     assert!(!revoked.has_secret() && !revoked.can_log_in(&site).await);
+    let lost = Lease::with_ttl(&orders, Some(SOON_OVER)).await;
     worker.kill();
     drop(orders);
     original.server.stop();
@@ -59,6 +77,36 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     until_compared(&site).await;
     for lease in &kept {
         assert!(lease.can_log_in(&site).await && lease.has_secret());
+    }
+    // Its answer names another secret, with another password.
+    let again = format!(
+        "SELECT answer FROM keycard.requests WHERE lease = '{uuid}' AND published_at IS NOT NULL"
+    );
+    let again: String = eventually("it is delivered again", SOON, async || {
+        let row = site.sql().await.query_opt(&again, &[]).await.unwrap();
+        row.map(|row| row.get(0))
+    })
+    .await;
+    let again: serde_json::Value = serde_json::from_str(&again).unwrap();
+    let secret = Site::secret(&again["data"]);
+    let password = secret["password"].as_str().unwrap();
+    assert_ne!(password, delivering.password);
+    site.login(&delivering.username, password).await.unwrap();
+    assert!(!delivering.has_secret());
+    // The ledger does not know of a lease that came later, nor of its login.
+    if let QueueKind::Amqp(_) = site.queue {
+        let told = orders.notice("lease.revoked.v1", &lost.id, SOON).await;
+        assert_eq!(told.data()["cause"], "missing");
+        assert!(!lost.has_secret());
+    } else {
+        // Its expiry event was lost as well, and no ledger proves whose the secret is.
+        let found = site.keycard(&["reconcile", "--apply", "--output", "json"]);
+        let found: serde_json::Value = serde_json::from_str(&found.stdout).unwrap();
+        let found = found.as_array().unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0]["kind"], "secret_unproven");
+        assert_eq!(found[0]["lease_id"], lost.id.as_str());
+        assert!(lost.has_secret());
     }
 }
 
