@@ -411,7 +411,8 @@ async fn live_leases(
 ) -> Result<u32, tokio_postgres::Error> {
     transaction
         .execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended($1 || chr(31) || $2, 0))",
+            "SELECT FROM keycard.turns
+             WHERE id = hashtextextended($1 || chr(31) || $2, 0) & 63 FOR UPDATE",
             &[&requester, &role],
         )
         .await?;

@@ -40,6 +40,11 @@ CREATE INDEX leases_wake ON keycard.leases (wake_at) WHERE wake_at IS NOT NULL;
 CREATE INDEX leases_live ON keycard.leases (requester, role)
     WHERE state IN ('issuing', 'active');
 
+-- Whoever counts the leases of a requester and role holds one of these rows until its own is added.
+-- Not an advisory lock: those can be taken by every session of the database.
+CREATE TABLE keycard.turns (id bigint PRIMARY KEY);
+INSERT INTO keycard.turns SELECT generate_series(0, 63);
+
 -- Every command that was carried out or denied, and the answer that a replay gets again.
 CREATE TABLE keycard.requests (
     requester text NOT NULL,
