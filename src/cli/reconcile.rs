@@ -41,7 +41,9 @@ pub(super) async fn run(
             let findings: Vec<Value> = report.findings.iter().map(value).collect();
             print_json(&Value::from(findings));
         }
-        Output::Table => table(&report.findings),
+        Output::Table if !report.findings.is_empty() => table(&report.findings),
+        Output::Table if report.is_complete() => print("Ledgers, logins and secrets agree."),
+        Output::Table => {}
     }
     for ledger in app::ledgers(&config, &Arc::new(app::rules(&config)))? {
         if !report
@@ -85,10 +87,6 @@ fn verdict(report: &Report, apply: bool) -> Result<(), Failure> {
 }
 
 fn table(findings: &[Finding]) {
-    if findings.is_empty() {
-        print("Ledgers, logins and secrets agree.");
-        return;
-    }
     let rows: Vec<Vec<String>> = findings
         .iter()
         .map(|finding| {

@@ -28,6 +28,7 @@ impl Ledger {
             "frozen",
             "UPDATE keycard.ledger SET frozen_at = coalesce(frozen_at, clock_timestamp()),
                  frozen_reason = coalesce($1, frozen_reason)
+             WHERE frozen_at IS NULL OR frozen_reason IS DISTINCT FROM coalesce($1, frozen_reason)
              RETURNING clock_timestamp(), coalesce(frozen_reason, ''), session_user::text",
             reason,
         )

@@ -79,6 +79,12 @@ pub struct Report {
 impl Report {
     /// Stands for the secret store among what failed.
     pub const SECRETS: &str = "the secret store";
+
+    /// Whether everything could be compared.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.busy.is_empty()
+    }
 }
 
 impl Kind {

@@ -36,6 +36,7 @@ async fn whoever_adopts_is_told_what_is_wrong_and_what_to_do() {
     says(&site, &["--yes"], 1, &no_ledger);
     let compared = site.keycard(&["reconcile"]);
     assert_eq!(compared.status.code(), Some(1));
+    assert_eq!(compared.stdout, "", "it must not say that all agree");
     for told in no_ledger {
         assert!(compared.stderr.contains(told), "{}", compared.stderr);
     }

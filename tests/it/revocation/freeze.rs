@@ -91,6 +91,9 @@ async fn freezing_twice_keeps_the_time_and_takes_a_new_reason() {
     told(&site, &["thaw"]);
     told(&site, &["thaw"]);
     assert_eq!(frozen().await, (None, String::new()));
+    // What changed nothing is no decision.
+    let audited = "SELECT count(*) FROM keycard.audit WHERE action IN ('frozen', 'thawed')";
+    assert_eq!(site.count(audited).await, 3);
 }
 
 /// What the ledger proves is found all the same, and waits.
