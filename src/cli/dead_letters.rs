@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::output::{Output, print_json, print_table};
-use super::{Failure, print};
+use super::{Failure, print, stack};
 use crate::app::{self, AppError};
 use crate::config::{self, Environment};
 use crate::queue::{DeadLetter, DeadLetters, Lane, Sender};
@@ -77,6 +77,7 @@ pub(super) async fn run(
     environment: &Environment,
     command: Command,
 ) -> Result<(), Failure> {
+    stack::make_room(environment);
     let client = config::Client::load(path, environment)?;
     let letters = app::dead_letters(&client).await?;
     match command {

@@ -19,6 +19,7 @@ mod secret;
 mod service;
 mod setup_sql;
 mod signals;
+mod stack;
 mod worker;
 
 pub use import::{Fate, Kind, TERMS, Term};

@@ -20,7 +20,7 @@ pub(super) enum Output {
 /// Prints an event: whole as JSON, only its data as a table.
 pub(super) fn event(event: &ResultEvent, output: Output) {
     match output {
-        Output::Json => print(&event.to_json()),
+        Output::Json => print(&printable_json(&event.to_json())),
         Output::Table => {
             let event = serde_json::to_value(event).unwrap_or_default();
             print_table(&["FIELD", "VALUE"], &fields(&event["data"]));
@@ -51,7 +51,7 @@ pub(super) fn fields(object: &Value) -> Vec<Vec<String>> {
 }
 
 pub(super) fn print_json(value: &Value) {
-    print(&format!("{value:#}"));
+    print(&printable_json(&format!("{value:#}")));
 }
 
 /// Prints a table, its header bold on a terminal that takes colours (`NO_COLOR` is respected).
@@ -90,11 +90,35 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     lines.join("\n")
 }
 
+/// Whether a character does something to a terminal: moves what it shows, or changes its order.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
 fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() {
+        if steers(character) {
             printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
+}
+
+/// The same JSON: what JSON itself lets stand in its strings is escaped as well.
+fn printable_json(json: &str) -> String {
+    use std::fmt::Write as _;
+    let mut printable = String::with_capacity(json.len());
+    for character in json.chars() {
+        if steers(character) && character != '\n' {
+            // Writing to a String cannot fail.
+            let _ = write!(printable, "\\u{:04x}", u32::from(character));
         } else {
             printable.push(character);
         }
@@ -122,5 +146,14 @@ mod tests {
     fn no_cell_steers_the_terminal() {
         let rows = vec![vec!["a\u{1b}[2Jb\n".to_owned()]];
         assert!(table(&["X"], &rows).ends_with("\na\\u{1b}[2Jb\\n"));
+        assert_eq!(printable("a\u{9b}\u{202e}é"), "a\\u{9b}\\u{202e}é");
+    }
+
+    #[test]
+    fn no_json_steers_the_terminal_and_it_says_the_same() {
+        let value = serde_json::json!({ "a": "\u{1b}\u{7f}\u{9b}2J\u{202e}\u{2066}\né" });
+        let shown = printable_json(&format!("{value:#}"));
+        assert!(!shown.chars().any(|c| steers(c) && c != '\n'), "{shown:?}");
+        assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), value);
     }
 }

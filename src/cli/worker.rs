@@ -6,12 +6,13 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::Failure;
+use super::{Failure, stack};
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
 use crate::metrics;
 
 pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
+    stack::make_room(environment);
     let config = Config::load(path, environment)?;
     config.check_passwords()?;
     let stop = CancellationToken::new();

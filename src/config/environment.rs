@@ -30,7 +30,7 @@ impl Environment {
     }
 
     /// A variable's value, if it is UTF-8.
-    pub(super) fn text(&self, variable: &str) -> Option<&str> {
+    pub(crate) fn text(&self, variable: &str) -> Option<&str> {
         self.0.get(&OsString::from(variable))?.to_str()
     }
 }

@@ -17,7 +17,18 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}; {}", self.key, self.problem, self.remedy)
+        for (part, end) in [(&self.key, ": "), (&self.problem, "; "), (&self.remedy, "")] {
+            // One line, whatever the names in the file are.
+            for character in part.chars() {
+                if character.is_control() {
+                    write!(f, "{}", character.escape_default())?;
+                } else {
+                    write!(f, "{character}")?;
+                }
+            }
+            f.write_str(end)?;
+        }
+        Ok(())
     }
 }
 

@@ -103,7 +103,7 @@ impl Worker {
                 },
             ),
             Command::Revoke { lease_id, reason } => {
-                tracing::info!(lease.id = %lease_id, requester = %by, reason, "revocation is asked for");
+                tracing::info!(lease.id = %lease_id, requester = by.as_str(), reason, "revocation is asked for");
                 (
                     &lease_id.database,
                     Subject::Known(lease_id.uuid),

@@ -86,10 +86,7 @@ pub(super) fn envelope(lane: Lane, own_user: &str, received: &Received) -> Envel
             .filter(|_| received.redelivered)
             .map_or(0, |headers| number(headers, "x-delivery-count")),
         deferrals: own.map_or(0, |own| number(own, DEFERRALS)),
-        correlation_id: properties
-            .correlation_id()
-            .as_ref()
-            .map(ToString::to_string),
+        correlation_id: correlation_id(properties),
         reply_to: reply_to.and_then(direct_reply),
         remaining: from_expiry(own)
             .map(|own| number::<u64>(own, REMAINING))
@@ -189,6 +186,13 @@ fn requester(name: &str) -> Sender {
 
 fn origin_lane(own: &FieldTable) -> Option<Lane> {
     Lane::from_name(&text(own, LANE)?)
+}
+
+/// The sender's own id for the message, unless no ledger could keep it: Postgres knows no text with
+/// a NUL in it.
+fn correlation_id(properties: &BasicProperties) -> Option<String> {
+    let id = properties.correlation_id().as_ref()?.as_str();
+    (!id.contains('\0')).then(|| id.to_owned())
 }
 
 /// Accepts an address that the broker made for one client's own channel, and no other.
