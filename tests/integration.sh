@@ -12,7 +12,8 @@ cd "$(dirname "$0")/.."
 
 version=$1 queue=$2
 shift 2
-others=(architecture:: contract:: demo:: documents:: queue::amqp:: store:: support::)
+others=(architecture:: contract:: demo:: documents:: properties:: queue::amqp:: store::
+    support::)
 [[ $queue == amqp ]] || others+=(amqp::)
 
 echo "== PostgreSQL $version, queue: $queue"

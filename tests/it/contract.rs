@@ -38,7 +38,7 @@ fn schema(kind: &str) -> Value {
     read_json(&format!("{kind}.schema.json"))
 }
 
-fn validator(kind: &str) -> Validator {
+pub(crate) fn validator(kind: &str) -> Validator {
     jsonschema::draft202012::options()
         .should_validate_formats(true)
         .build(&schema(kind))
@@ -46,7 +46,7 @@ fn validator(kind: &str) -> Validator {
 }
 
 /// The examples of one type, by case.
-fn examples(kind: &str) -> BTreeMap<String, Value> {
+pub(crate) fn examples(kind: &str) -> BTreeMap<String, Value> {
     let cases = names_in(&format!("examples/{kind}"));
     cases
         .into_iter()

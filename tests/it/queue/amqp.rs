@@ -4,7 +4,6 @@ mod asking;
 mod failures;
 mod identity;
 mod letters;
-mod raw;
 mod replies;
 mod tls;
 mod topology;

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod gate;
 pub mod queues;
+pub mod raw;
 pub mod secrets_manager;
 pub mod servers;
 pub mod services;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Mutex;
 
 use keycard::lease::Requester;
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 
 use super::servers::{RabbitMq, shared_rabbitmq};
 use super::site::{Site, Wishes};
@@ -96,13 +97,14 @@ requesters = ["mallory"]
                 let _turn = TURN.lock().await;
                 let mut script = String::new();
                 for name in names {
+                    let (identifier, literal) = (escape_identifier(name), escape_literal(name));
                     let _ = writeln!(
                         script,
-                        "DO $$ BEGIN
-                             IF to_regrole('\"{name}\"') IS NULL THEN
-                                 CREATE ROLE \"{name}\" LOGIN PASSWORD '{name}';
+                        "DO $script$ BEGIN
+                             IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal}) THEN
+                                 CREATE ROLE {identifier} LOGIN PASSWORD {literal};
                              END IF;
-                         END $$;"
+                         END $script$;"
                     );
                 }
                 let server = self.sql_in("postgres").await;

@@ -14,12 +14,12 @@ use tokio::net::TcpListener;
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 
-use super::{OWN_USER, PASSWORD, Vhost, raw};
+use super::{OWN_USER, PASSWORD, Vhost};
 use crate::queue::conformance::{
     Backend, Command, DEADLINE, ack, assert_silent, next, requester, result_for,
 };
-use crate::support::eventually;
 use crate::support::servers::RabbitMq;
+use crate::support::{eventually, raw};
 
 /// A broker to break. It ends with its test process.
 fn private_vhost() -> Vhost {

@@ -7,9 +7,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
-use super::{PASSWORD, Vhost, raw};
+use super::{PASSWORD, Vhost};
 use crate::queue::conformance::{Backend, Command, ack, assert_silent, next, requester};
-use crate::support::eventually;
+use crate::support::{eventually, raw};
 
 /// Drops a message until the broker gives it up.
 async fn wear_out(lane: &mut mpsc::Receiver<Delivery>, letters: &AmqpDeadLetters) {

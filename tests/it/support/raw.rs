@@ -4,11 +4,48 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
-use crate::support::servers::RabbitMq;
+use super::servers::RabbitMq;
 
 /// Publishes to `keycard.requests` with a correlation id that is no UTF-8, which AMQP and
 /// `RabbitMQ` allow. The message's body is `unreadable`.
 pub fn publish_unreadable(broker: &RabbitMq, vhost: &str, user: &str, password: &str) {
+    // correlation-id, user-id
+    let properties = [
+        vec![0b0000_0100, 0b0001_0000],
+        short(b"\xff\xfe"),
+        short(user.as_bytes()),
+    ];
+    let properties = properties.concat();
+    publish(broker, vhost, user, password, &properties, b"unreadable");
+}
+
+/// Publishes to `keycard.requests` with a header that holds an array in an array and so on, as deep
+/// as a frame of 128 KiB takes it: `AMQPValue` could not be made that deep on a test's stack.
+pub fn publish_nested(broker: &RabbitMq, vhost: &str, user: &str, password: &str, body: &[u8]) {
+    const LEVELS: u32 = 26_000;
+    let arrays = (0..LEVELS).rev().flat_map(|deeper| {
+        let [a, b, c, d] = (5 * deeper).to_be_bytes();
+        [b'A', a, b, c, d]
+    });
+    let entry = [short(b"deep"), arrays.collect()].concat();
+    // headers, user-id
+    let properties = [
+        vec![0b0010_0000, 0b0001_0000],
+        long(&entry),
+        short(user.as_bytes()),
+    ];
+    publish(broker, vhost, user, password, &properties.concat(), body);
+}
+
+/// Publishes to `keycard.requests` with properties as they are on the wire: flags, then values.
+fn publish(
+    broker: &RabbitMq,
+    vhost: &str,
+    user: &str,
+    password: &str,
+    properties: &[u8],
+    body: &[u8],
+) {
     let mut stream = TcpStream::connect((broker.host.as_str(), broker.port)).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -35,15 +72,8 @@ pub fn publish_unreadable(broker: &RabbitMq, vhost: &str, user: &str, password: 
     read_method(&mut stream, (85, 11));
     let publish = [vec![0, 0], short(b"keycard.requests"), vec![0, 0]].concat();
     write_method(&mut stream, 1, (60, 40), &publish);
-    let body = b"unreadable";
-    let header = [
-        vec![0, 60, 0, 0],
-        (body.len() as u64).to_be_bytes().to_vec(),
-        // correlation-id, user-id
-        vec![0b0000_0100, 0b0001_0000],
-        short(b"\xff\xfe"),
-        short(user.as_bytes()),
-    ];
+    let length = (body.len() as u64).to_be_bytes();
+    let header = [&[0, 60, 0, 0], &length[..], properties];
     write_frame(&mut stream, 2, 1, &header.concat());
     write_frame(&mut stream, 3, 1, body);
     read_method(&mut stream, (60, 80));
