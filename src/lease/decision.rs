@@ -187,7 +187,7 @@ impl DenialCode {
 }
 
 /// Something that happens outside the ledger, after the commit. Each may happen twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Store the credential at this attempt's own locator.
     PutSecret,
@@ -207,7 +207,7 @@ pub enum Effect {
 }
 
 /// Which secrets of a lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Secrets {
     /// Of every attempt.
     All,
@@ -218,7 +218,7 @@ pub enum Secrets {
 }
 
 /// News about a lease that no command asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Notice {
     /// The lease is over.
     Revoked,
@@ -232,7 +232,7 @@ pub enum Notice {
 }
 
 /// What follows when every effect has happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Then {
     /// The delivery is done.
     Ack,
@@ -243,7 +243,7 @@ pub enum Then {
 }
 
 /// Which event reports that the effects have happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Report {
     /// [`Event::Delivered`](super::Event::Delivered).
     Delivered,

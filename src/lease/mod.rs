@@ -26,7 +26,7 @@ pub use identity::{IdentityError, LeaseId, Requester, is_name};
 use jiff::{SignedDuration, Timestamp};
 
 /// One login's life.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// Names the lease and the database whose ledger knows it.
     pub id: LeaseId,
@@ -59,7 +59,7 @@ pub struct Lease {
 }
 
 /// Where a lease is in its life. `stuck` is no state of its own: see [`Lease::is_stuck`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum State {
     /// The login exists; the requester has not been told.
     Issuing,
@@ -111,7 +111,7 @@ impl State {
 }
 
 /// Why a lease ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Its time was up.
     Expired,

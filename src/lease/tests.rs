@@ -5,6 +5,7 @@ mod ending;
 mod issue;
 mod laws;
 mod live;
+mod model;
 mod parts;
 mod reconcile;
 mod simulation;
