@@ -2,7 +2,7 @@
 
 use stateright::Property;
 
-use super::super::super::Lease;
+use super::super::super::{Effect, Lease};
 use super::scene::{Freeze, Message, Scene, Told};
 use super::scripts::Wish;
 use super::*;
@@ -220,7 +220,7 @@ fn one_expiry_event_each(_: &Search, scene: &Scene) -> bool {
     count <= 1 + usize::from(scene.faults)
 }
 
-/// Every state of a lease, and every denial that the core and the ledger can give.
+/// Every state of a lease, late writers, and every denial that the core and the ledger can give.
 pub(super) fn sights() -> Vec<Property<Search>> {
     let sees = Property::sometimes;
     vec![
@@ -241,6 +241,13 @@ pub(super) fn sights() -> Vec<Property<Search>> {
             is_seen(it, |it| matches!(it.state, State::Closed { .. }))
         }),
         sees("renewed", |_, it| is_seen(it, |it| it.generation > 1)),
+        sees("overtaken", |_, it| {
+            let lease = it.lease.as_deref();
+            it.tasks.iter().any(|task| {
+                task.pending.contains(&Effect::PutSecret) && task.lease.as_deref() != lease
+            })
+        }),
+        sees("late secret", |_, it| !it.strays.is_empty()),
         sees("invalid_event", |_, it| is_denied(it, "invalid_event")),
         sees("role_not_allowed", |_, it| {
             is_denied(it, "role_not_allowed")
