@@ -33,6 +33,7 @@ mod secrecy;
 mod services;
 mod shutdown;
 mod slow_secrets;
+mod soak;
 mod store;
 mod support;
 mod tls;

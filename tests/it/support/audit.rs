@@ -1,5 +1,7 @@
 //! What must be true of a site when everything that was asked is answered.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt as _, stream};
 use keycard::queue::Lane;
 use serde_json::Value;
@@ -23,17 +25,29 @@ pub enum Secrets<'a> {
 impl Secrets<'_> {
     /// How many there are.
     pub fn count(&self) -> usize {
+        self.all().len()
+    }
+
+    /// All of them, by the locators that services are told.
+    pub fn all(&self) -> BTreeMap<String, Value> {
         match self {
             Self::Files(site) => {
-                // The store's own files begin with a dot.
-                let mut files = site.secret_files();
-                files.retain(|file| {
-                    let name = file.file_name().unwrap().to_str().unwrap();
-                    !name.starts_with('.')
-                });
-                files.len()
+                let files = site.secrets_told().into_iter();
+                // One that goes meanwhile is gone.
+                let read =
+                    files.filter_map(|file| Some((std::fs::read_to_string(&file).ok()?, file)));
+                read.map(|(text, file)| {
+                    let locator = file.to_str().unwrap().to_owned();
+                    (locator, serde_json::from_str(&text).unwrap())
+                })
+                .collect()
             }
-            Self::Fake(fake) => fake.secrets().len(),
+            Self::Fake(fake) => {
+                let secrets = fake.secrets().into_values();
+                secrets
+                    .map(|secret| (secret.arn, serde_json::from_str(&secret.value).unwrap()))
+                    .collect()
+            }
         }
     }
 

@@ -5,6 +5,8 @@ pub mod audit;
 pub mod broker;
 pub mod client;
 pub mod gate;
+pub mod invariants;
+pub mod proxy;
 pub mod queues;
 pub mod raw;
 pub mod secrets_manager;

@@ -19,15 +19,35 @@ pub enum QueueKind {
     Postgres,
 }
 
-/// The adapter to test: `KEYCARD_TEST_QUEUE`, else amqp.
-impl Default for QueueKind {
-    #[expect(clippy::disallowed_methods, reason = "the tests' own setting")]
-    fn default() -> Self {
-        match std::env::var("KEYCARD_TEST_QUEUE").as_deref() {
-            Err(_) | Ok("amqp") => Self::Amqp(shared_rabbitmq()),
-            Ok("postgres") => Self::Postgres,
-            Ok(other) => panic!("KEYCARD_TEST_QUEUE={other}: write amqp or postgres"),
+impl QueueKind {
+    /// The adapter to test on a broker of its own, which is never stopped.
+    pub fn of_its_own() -> Self {
+        if is_amqp() {
+            Self::Amqp(Box::leak(Box::new(RabbitMq::start(None))))
+        } else {
+            Self::Postgres
         }
+    }
+}
+
+/// The adapter to test, on the shared broker.
+impl Default for QueueKind {
+    fn default() -> Self {
+        if is_amqp() {
+            Self::Amqp(shared_rabbitmq())
+        } else {
+            Self::Postgres
+        }
+    }
+}
+
+/// Which adapter to test: `KEYCARD_TEST_QUEUE`, else amqp.
+#[expect(clippy::disallowed_methods, reason = "the tests' own setting")]
+fn is_amqp() -> bool {
+    match std::env::var("KEYCARD_TEST_QUEUE").as_deref() {
+        Err(_) | Ok("amqp") => true,
+        Ok("postgres") => false,
+        Ok(other) => panic!("KEYCARD_TEST_QUEUE={other}: write amqp or postgres"),
     }
 }
 

@@ -24,7 +24,7 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Steady {
     user: String,
     outbox: mpsc::UnboundedSender<Command>,
-    sent: Mutex<Vec<String>>,
+    sent: Mutex<Vec<(&'static str, Value)>>,
     heard: Arc<Mutex<Vec<Value>>>,
     _tasks: JoinSet<()>,
 }
@@ -96,7 +96,8 @@ impl Steady {
         self.send("leases", "lease.revoke.v1", &data)
     }
 
-    fn send(&self, lane: &'static str, kind: &str, data: &Value) -> String {
+    /// Sends any command, sooner or later; its id.
+    pub fn send(&self, lane: &'static str, kind: &str, data: &Value) -> String {
         let id = fresh_id();
         let event = json!({
             "specversion": "1.0",
@@ -106,15 +107,44 @@ impl Steady {
             "time": keycard::clock::host_now(),
             "data": data,
         });
-        let body = event.to_string();
-        self.sent.lock().unwrap().push(id.clone());
-        assert!(self.outbox.send(Command { lane, body }).is_ok());
+        self.publish(lane, event.to_string());
+        self.sent.lock().unwrap().push((lane, event));
         id
     }
 
-    /// Every command so far.
+    /// Sends a command once more.
+    pub fn repeat(&self, id: &str) {
+        let sent = self.sent.lock().unwrap();
+        let (lane, event) = sent.iter().rfind(|(_, event)| event["id"] == id).unwrap();
+        self.publish(lane, event.to_string());
+    }
+
+    /// Sends anything, sooner or later.
+    pub fn publish(&self, lane: &'static str, body: String) {
+        assert!(self.outbox.send(Command { lane, body }).is_ok());
+    }
+
+    /// Who it is.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// The id of every command so far.
     pub fn sent(&self) -> Vec<String> {
-        self.sent.lock().unwrap().clone()
+        let sent = self.sent.lock().unwrap();
+        let ids = sent.iter().map(|(_, event)| event["id"].as_str().unwrap());
+        ids.map(ToOwned::to_owned).collect()
+    }
+
+    /// Every command so far.
+    pub fn commands(&self) -> Vec<Value> {
+        let sent = self.sent.lock().unwrap();
+        sent.iter().map(|(_, event)| event.clone()).collect()
+    }
+
+    /// The results after the first `known` ones, as often as they came.
+    pub fn heard_since(&self, known: usize) -> Vec<Value> {
+        self.heard.lock().unwrap()[known..].to_vec()
     }
 
     /// Every result so far, as often as it came.

@@ -15,17 +15,19 @@ use super::{CONFIRM_TIMEOUT, Command, Ear, RECONNECT_PAUSE};
 use crate::support::servers::RabbitMq;
 use crate::support::site::Site;
 
-/// Its queue.
-const RESULTS: &str = "results";
+/// Its own queue.
+fn results(user: &str) -> String {
+    format!("results.{}", Requester::new(user).unwrap().encoded())
+}
 
 /// Lets `user` keep a queue in this site from now on.
 pub(super) fn permit(site: &Site, rabbitmq: &RabbitMq, user: &str) {
     rabbitmq.set_permissions(
         &site.vhost,
         user,
-        "^results$",
-        "^(results|keycard\\.(requests|leases))$",
-        "^(results|keycard\\.events)$",
+        "^results\\.",
+        "^(results\\..*|keycard\\.(requests|leases))$",
+        "^(results\\..*|keycard\\.events)$",
     );
 }
 
@@ -44,6 +46,7 @@ pub(super) async fn listen(uri: String, user: String, ear: Ear) {
 }
 
 async fn listen_once(uri: &str, user: &str, ear: &Ear) -> lapin::Result<()> {
+    let queue = results(user);
     let (_connection, channel) = connected(uri).await?;
     let mut arguments = FieldTable::default();
     arguments.insert(
@@ -55,12 +58,12 @@ async fn listen_once(uri: &str, user: &str, ear: &Ear) -> lapin::Result<()> {
         ..QueueDeclareOptions::default()
     };
     channel
-        .queue_declare(RESULTS.into(), durable, arguments)
+        .queue_declare(queue.clone().into(), durable, arguments)
         .await?;
     let key = format!("{}.#", Requester::new(user).unwrap().encoded());
     channel
         .queue_bind(
-            RESULTS.into(),
+            queue.clone().into(),
             "keycard.events".into(),
             key.into(),
             QueueBindOptions::default(),
@@ -69,7 +72,7 @@ async fn listen_once(uri: &str, user: &str, ear: &Ear) -> lapin::Result<()> {
         .await?;
     let mut results = channel
         .basic_consume(
-            RESULTS.into(),
+            queue.into(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
