@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-aws test verify
+.PHONY: help setup demo demo-aws test verify soak
 
 # Most tests wait for a server or a clock; on two cores eight of them keep both busy.
 export RUST_TEST_THREADS ?= 8
@@ -45,8 +45,17 @@ test: ## format, licences, lints, documentation, and every test
 	awk -f tests/summary.awk target/test.log || status=1
 	exit $$status
 
+# Each run's first line says its seed; a run that finds something says it again, with what it found.
+soak: ## services on a system in which everything fails: MINUTES=3 SEED=random, on either queue
+	tests/setup.sh test
+	for queue in $(or $(QUEUE),amqp postgres); do
+		KEYCARD_TEST_QUEUE=$$queue KEYCARD_SOAK_SECONDS=$$(($(or $(MINUTES),3) * 60)) \
+			KEYCARD_SOAK_SEED=$(or $(SEED),random) \
+			cargo test --locked --test it -- --nocapture soak::everything_holds_whatever_fails
+	done
+
 # The full search through the core takes minutes, so that it is worth optimising.
-verify: ## the integration tests again, against PostgreSQL 16, 17 and 18, with either queue; longer searches
+verify: ## the integration tests again, against PostgreSQL 16, 17 and 18, with either queue; longer searches, and a soak
 	tests/setup.sh verify
 	status=0
 	cargo test --locked --lib --config profile.dev.package.keycard.opt-level=1 -- \
@@ -57,5 +66,6 @@ verify: ## the integration tests again, against PostgreSQL 16, 17 and 18, with e
 		done
 	done
 	PROPTEST_CASES=5000 cargo test --locked --test it -- properties:: 2>&1 | tee --append target/verify.log || status=$$?
+	$(MAKE) --no-print-directory soak 2>&1 | tee --append target/verify.log || status=$$?
 	awk -f tests/summary.awk target/verify.log || status=1
 	exit $$status

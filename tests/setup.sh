@@ -33,10 +33,11 @@ main() {
         exit 2
         ;;
     esac
-    # npm brings Node.js for the example service, and is the courier of PostgreSQL 16 to 18.
+    # npm brings Node.js for the example service, and is the courier of PostgreSQL 16 to 18;
+    # libfaketime sets the clocks of the soak's workers wrong.
     local npm=npm
     command -v npm >/dev/null && npm=
-    debian_packages postgresql-15 rabbitmq-server python3-venv $npm
+    debian_packages postgresql-15 rabbitmq-server python3-venv libfaketime $npm
     mkdir -p target
     secrets_manager
     services

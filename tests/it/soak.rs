@@ -115,7 +115,11 @@ async fn soak(seed: u64, duration: Duration) {
 async fn settled(town: &Town, guests: &Guests) -> Vec<Violation> {
     let secrets = Secrets::Fake(&town.store);
     let testify = || guests.testimonies();
-    unsettled(&town.site, &secrets, testify, SETTLED_SECONDS).await
+    let begun = monotonic_now();
+    let found = unsettled(&town.site, &secrets, testify, SETTLED_SECONDS).await;
+    let took = monotonic_now() - begun;
+    println!("soak: at rest after {} s", took.as_secs());
+    found
 }
 
 fn in_words(counts: &BTreeMap<String, i64>) -> String {

@@ -175,12 +175,15 @@ impl Nuisances {
             }
             // As a virtual machine that is moved: it goes on without knowing.
             Nuisance::FreezeWorker => {
-                // The longest is longer than an attempt may take, and than a lease is held for it.
-                let lasts = Duration::from_secs([2, 5, 40][dice.below(3)]);
-                town.inject("workers frozen");
-                post.worker.signal("STOP");
-                sleep(lasts.min(end.saturating_duration_since(monotonic_now()))).await;
-                post.worker.signal("CONT");
+                // 40 s are longer than an attempt may take, and than a lease is held for it.
+                let seconds = [3, 3, 40][dice.below(3)];
+                let lasts = Duration::from_secs(seconds);
+                if monotonic_now() + lasts < end {
+                    town.inject(&format!("workers frozen for {seconds} s"));
+                    post.worker.signal("STOP");
+                    sleep(lasts).await;
+                    post.worker.signal("CONT");
+                }
             }
             Nuisance::CutPostgres => {
                 town.inject("cuts of the way to Postgres");
@@ -251,12 +254,11 @@ enum ServerFault {
     PurgeDelays,
 }
 
-const SERVER_FAULTS: [ServerFault; 6] = [
+const SERVER_FAULTS: [ServerFault; 5] = [
     ServerFault::KillPostgres,
     ServerFault::StopPostgres,
     ServerFault::KillRabbitMq,
     ServerFault::StopRabbitMq,
-    ServerFault::PurgeDelays,
     ServerFault::PurgeDelays,
 ];
 
@@ -277,7 +279,7 @@ impl ServerFaults {
     pub async fn fail_until(&mut self, end: Instant) {
         loop {
             for fault in self.dice.shuffled(&SERVER_FAULTS) {
-                let pause = self.dice.pause(1_000, 6_000);
+                let pause = self.dice.pause(1_000, 10_000);
                 let away = self.dice.pause(0, 2_000);
                 sleep(pause).await;
                 if monotonic_now() > end {

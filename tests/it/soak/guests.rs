@@ -99,11 +99,12 @@ impl Guests {
             let ttl_seconds = match self.dice.below(10) {
                 0 => None,
                 1 => Some(self.dice.between(3_600, 10_000)),
-                2..=4 => Some(self.dice.between(20, 90)),
-                _ => Some(self.dice.between(1, 10)),
+                2..=5 => Some(self.dice.between(20, 90)),
+                _ => Some(self.dice.between(1, 15)),
             };
             let pause = self.dice.pause(10, 250);
             self.listen();
+            self.repeat_what_is_lost();
             self.act(act, who, which, ttl_seconds);
             sleep(pause).await;
         }

@@ -1,5 +1,6 @@
 //! One credential in use: it works from when it was told until its lease ends, and not after.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use keycard::clock::uuid_v7;
@@ -28,6 +29,8 @@ pub struct Key {
     pub lease_id: String,
     role: String,
     issued: Value,
+    /// What the store had when it was first looked into.
+    secret: OnceLock<Value>,
 }
 
 /// How often somebody tries again while Postgres is away.
@@ -41,6 +44,7 @@ impl Key {
             lease_id: issued["lease_id"].as_str().unwrap().to_owned(),
             role: issued["role"].as_str().unwrap().to_owned(),
             issued: issued.clone(),
+            secret: OnceLock::new(),
         }
     }
 
@@ -61,6 +65,9 @@ impl Key {
         let Some(secret) = kept.get(self.issued["secret"]["locator"].as_str().unwrap()) else {
             return self.end(town, "its secret is gone").await;
         };
+        if self.secret.get_or_init(|| secret.clone()) != secret {
+            town.find(Violation::of(&self.lease_id, "its secret has changed"));
+        }
         let (username, password) = (&secret["username"], &secret["password"]);
         let entered = town
             .site

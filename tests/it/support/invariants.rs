@@ -9,6 +9,8 @@ mod events;
 mod logins;
 mod records;
 mod secrets;
+#[cfg(test)]
+mod tests;
 mod trail;
 
 use std::collections::BTreeSet;
