@@ -340,17 +340,20 @@ pub(super) fn refused(
 /// The attempt at ending a lease has failed: the next one comes later, and later still.
 pub(super) fn failed(lease: &Lease, reason: &Reason, now: Timestamp) -> Decision {
     let mut state = lease.state.clone();
-    let (State::Revoking {
-        failures, retry_at, ..
-    }
-    | State::Dropped {
-        failures, retry_at, ..
-    }) = &mut state
-    else {
-        return too_late(now);
+    // Only a login can be stuck. What is left of a lease without one waits for the store or the queue,
+    // and goes on soon after their outage, however long that was.
+    let (failures, retry_at, can_be_stuck) = match &mut state {
+        State::Revoking {
+            failures, retry_at, ..
+        } => (failures, retry_at, true),
+        State::Dropped {
+            failures, retry_at, ..
+        } => (failures, retry_at, false),
+        State::Issuing | State::Active | State::Closed { .. } => return too_late(now),
     };
     *failures += 1;
-    let seconds = match failures.checked_sub(super::STUCK_AFTER_FAILURES) {
+    let stuck = failures.checked_sub(super::STUCK_AFTER_FAILURES);
+    let seconds = match stuck.filter(|_| can_be_stuck) {
         None => doubling_seconds(*failures, RETRY_SECONDS_MAX),
         Some(more) => (STUCK_RETRY_SECONDS << more.min(10)).min(STUCK_RETRY_SECONDS_MAX),
     };

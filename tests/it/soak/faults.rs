@@ -196,14 +196,14 @@ impl Nuisances {
                 }
             }
             Nuisance::DelayPostgres => {
-                let (delay, lasts) = (dice.pause(10, 3_000), dice.pause(500, 5_000));
+                let (delay, lasts) = (dice.pause(10, 800), dice.pause(500, 5_000));
                 town.inject("delays on the way to Postgres");
                 post.postgres.delay(delay);
                 sleep(lasts).await;
                 post.postgres.delay(Duration::ZERO);
             }
             Nuisance::DelayRabbitMq => {
-                let (delay, lasts) = (dice.pause(10, 3_000), dice.pause(500, 5_000));
+                let (delay, lasts) = (dice.pause(10, 800), dice.pause(500, 5_000));
                 if let Some(proxy) = &post.rabbitmq {
                     town.inject("delays on the way to RabbitMQ");
                     proxy.delay(delay);

@@ -99,8 +99,8 @@ impl Guests {
             let ttl_seconds = match self.dice.below(10) {
                 0 => None,
                 1 => Some(self.dice.between(3_600, 10_000)),
-                2..=5 => Some(self.dice.between(20, 90)),
-                _ => Some(self.dice.between(1, 15)),
+                2..=6 => Some(self.dice.between(30, 150)),
+                _ => Some(self.dice.between(1, 30)),
             };
             let pause = self.dice.pause(10, 250);
             self.listen();
@@ -250,12 +250,13 @@ impl Guests {
     /// Whatever was told and has not ended works.
     pub async fn use_all_that_lives(&mut self) {
         self.listen();
-        let (town, keys) = (Arc::clone(&self.town), self.keys.clone());
+        let living = self.living().await;
+        let keys = self
+            .keys
+            .iter()
+            .filter(|key| living.contains(&key.lease_id));
         let used: Vec<&'static str> = stream::iter(keys)
-            .map(|key| {
-                let town = Arc::clone(&town);
-                async move { key.use_for(Use::Read, &town).await }
-            })
+            .map(|key| key.use_for(Use::Read, &self.town))
             .buffer_unordered(SIDE_BY_SIDE)
             .collect()
             .await;
@@ -267,12 +268,18 @@ impl Guests {
         }
     }
 
+    /// Ids of the leases that have not ended.
+    async fn living(&self) -> BTreeSet<String> {
+        let living = "SELECT 'app.' || id FROM keycard.leases WHERE state = 'active'";
+        let rows = self.town.site.sql().await.query(living, &[]).await;
+        rows.unwrap().iter().map(|row| row.get(0)).collect()
+    }
+
     /// The operator ends whatever lives.
     pub async fn give_all_back(&mut self) {
         let operator = self.services.last().unwrap();
-        let living = "SELECT 'app.' || id FROM keycard.leases WHERE state = 'active'";
-        for row in self.town.site.sql().await.query(living, &[]).await.unwrap() {
-            operator.revoke(row.get(0));
+        for lease_id in self.living().await {
+            operator.revoke(&lease_id);
         }
     }
 

@@ -49,7 +49,7 @@ impl Town {
             role: "default_ttl = \"1h\"\nmax_ttl = \"2h\"\n".to_owned(),
             sections: format!(
                 "[roles.builder]\ndatabase = \"app\"\ngroups = [\"GROUP\"]\nrequesters = {SERVICES:?}\n\
-                 default_ttl = \"20s\"\nmax_ttl = \"1m\"\nmin_ttl = \"1s\"\ndrop_owned = true\n"
+                 default_ttl = \"30s\"\nmax_ttl = \"3m\"\nmin_ttl = \"1s\"\ndrop_owned = true\n"
             ),
             sweep_interval: "2s",
             reconcile_interval: if reconciles { "5s" } else { "7d" },

@@ -53,3 +53,14 @@ pub async fn standing(sql: &Client, group: &str) -> Result<Vec<Violation>, Error
     };
     Ok(rows.iter().map(violation).collect())
 }
+
+/// Nobody is still connected by a login that is gone. That is so at rest only: what connects while
+/// its login is dropped is thrown out right after.
+pub async fn sessions(sql: &Client) -> Result<Option<Violation>, Error> {
+    let left = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND usesysid IS NOT NULL
+                  AND usesysid NOT IN (SELECT oid FROM pg_roles)";
+    let left: i64 = sql.query_one(left, &[]).await?.get(0);
+    let what = format!("{left} sessions of logins that are gone");
+    Ok((left > 0).then(|| Violation::at_large(what)))
+}

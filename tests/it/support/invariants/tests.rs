@@ -86,6 +86,7 @@ fn is(event: &Value, kind: &str) -> bool {
 async fn whatever_must_not_be_is_found() {
     let scene = Scene::play().await;
     of_logins(&scene).await;
+    of_sessions(&scene).await;
     of_the_ledger(&scene).await;
     of_what_was_told(&scene).await;
     of_secrets(&scene).await;
@@ -134,6 +135,22 @@ async fn of_logins(scene: &Scene) {
     ] {
         scene.assert_seen(wrong, undo, expected).await;
     }
+}
+
+async fn of_sessions(scene: &Scene) {
+    let sql = scene.site.sql().await;
+    // Roles belong to all the databases of the server.
+    let role = format!("short_{}", scene.site.name);
+    let create = format!("CREATE ROLE {role} LOGIN PASSWORD 'short'");
+    sql.batch_execute(&create).await.unwrap();
+    let session = scene.site.login(&role, "short").await.unwrap();
+    let drop_role = format!("DROP ROLE {role}");
+    sql.batch_execute(&drop_role).await.unwrap();
+    let told = Testimony::of(&scene.orders);
+    scene
+        .assert_found(told, "1 sessions of logins that are gone")
+        .await;
+    drop(session);
 }
 
 async fn of_the_ledger(scene: &Scene) {
