@@ -112,7 +112,7 @@ impl Key {
     async fn judge_entry(&self, town: &Town, since: SystemTime) {
         let too_late = "SELECT coalesce(max(expires_at) < $2, true) FROM keycard.audit
                         WHERE lease_id = $1 AND action IN ('created', 'renewed')";
-        if let Some(sql) = superuser(town).await
+        if let Some(sql) = town.superuser().await
             && let Ok(row) = sql.query_one(too_late, &[&self.lease_id, &since]).await
             && row.get::<_, bool>(0)
         {
@@ -128,7 +128,7 @@ impl Key {
     async fn end(&self, town: &Town, what: &str) -> Option<&'static str> {
         let lives = "SELECT count(*) FROM keycard.leases
                      WHERE 'app.' || id = $1 AND state = 'active' AND expires_at > clock_timestamp()";
-        let sql = superuser(town).await?;
+        let sql = town.superuser().await?;
         let row = sql.query_one(lives, &[&self.lease_id]).await.ok()?;
         if row.get::<_, i64>(0) > 0 {
             town.find(Violation::of(&self.lease_id, format!("alive, and {what}")));
@@ -142,9 +142,4 @@ fn is_refusal(error: &Error) -> bool {
     error
         .code()
         .is_some_and(|code| matches!(code.code(), "28P01" | "28000"))
-}
-
-async fn superuser(town: &Town) -> Option<Client> {
-    let (user, password) = (&town.postgres.superuser, &town.postgres.password);
-    town.site.login(user, password).await.ok()
 }

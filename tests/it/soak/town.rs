@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use tokio::task::block_in_place;
+use tokio_postgres::Client;
 
 use crate::support::invariants::Violation;
 use crate::support::secrets_manager::FakeSecretsManager;
@@ -28,6 +29,8 @@ pub struct Town {
     pub store: FakeSecretsManager,
     injected: Mutex<BTreeMap<String, i64>>,
     found: Mutex<Vec<Violation>>,
+    /// The superuser's connection; Postgres goes away now and then.
+    sql: tokio::sync::Mutex<Option<Arc<Client>>>,
     /// Commands that a purge has taken: their senders have to send them again.
     lost: Mutex<Vec<Vec<u8>>>,
 }
@@ -69,6 +72,7 @@ impl Town {
             store,
             injected: Mutex::default(),
             found: Mutex::default(),
+            sql: tokio::sync::Mutex::default(),
             lost: Mutex::default(),
         };
         if reconciles {
@@ -99,6 +103,16 @@ impl Town {
 
     pub fn found(&self) -> Vec<Violation> {
         self.found.lock().unwrap().clone()
+    }
+
+    /// A superuser's connection; `None` while Postgres is away.
+    pub async fn superuser(&self) -> Option<Arc<Client>> {
+        let mut sql = self.sql.lock().await;
+        if sql.as_ref().is_none_or(|sql| sql.is_closed()) {
+            let (user, password) = (&self.postgres.superuser, &self.postgres.password);
+            *sql = self.site.login(user, password).await.ok().map(Arc::new);
+        }
+        sql.clone()
     }
 
     pub fn lose(&self, messages: Vec<Vec<u8>>) {

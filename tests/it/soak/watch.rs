@@ -43,8 +43,7 @@ pub fn start(town: &Arc<Town>) -> Watching {
 
 /// Until the connection is lost, as Postgres goes away now and then.
 async fn look(town: &Town, stop: &CancellationToken) {
-    let (user, password) = (&town.postgres.superuser, &town.postgres.password);
-    let Ok(sql) = town.site.login(user, password).await else {
+    let Some(sql) = town.superuser().await else {
         return;
     };
     while let Ok(violations) = standing(&sql, &town.site.group).await {
