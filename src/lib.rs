@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fault;
+pub mod injection;
 pub mod lease;
 pub mod ledger;
 pub mod login;

@@ -9,12 +9,15 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, stack};
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
-use crate::metrics;
+use crate::{injection, metrics};
 
 pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     stack::make_room(environment);
     let config = Config::load(path, environment)?;
     config.check_passwords()?;
+    if let Some(orders) = environment.fault_orders() {
+        injection::take_orders(orders);
+    }
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     if let Some(address) = config.worker.metrics_address {

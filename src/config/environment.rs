@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 /// What overriding variables begin with.
 const PREFIX: &str = "KEYCARD_";
@@ -17,6 +18,14 @@ impl Environment {
     #[expect(clippy::disallowed_methods, reason = "the one reading site")]
     pub fn of_process() -> Self {
         std::env::vars_os().collect()
+    }
+
+    /// Where the crash matrix leaves its orders for [`crate::injection`]; nowhere in release builds.
+    #[must_use]
+    pub fn fault_orders(&self) -> Option<PathBuf> {
+        self.text("CRASH_MATRIX_ORDERS")
+            .filter(|_| cfg!(debug_assertions))
+            .map(PathBuf::from)
     }
 
     /// The variables that may override a key: name, name in upper case, value.

@@ -16,6 +16,7 @@ use super::reconcile;
 use super::requests::{self, Asked, Recorded};
 use super::rows::{self, RowError, StoredLease};
 use super::{Ledger, LedgerError};
+use crate::injection;
 use crate::lease::{Decision, DenialCode, Effect, Event, LoginChange, decide};
 use crate::login::{self, Applied, Login, Upkeep};
 use crate::wire::SecretPointer;
@@ -54,6 +55,16 @@ pub enum Stepped {
     Ended(Recorded),
     /// It was decided and committed.
     Decided(Box<Decided>),
+}
+
+impl Stepped {
+    fn stored(&self) -> Option<&StoredLease> {
+        match self {
+            Self::Decided(decided) => decided.stored.as_ref(),
+            Self::Replayed(replayed) => replayed.stored.as_ref(),
+            Self::Reused(_) | Self::Ended(_) => None,
+        }
+    }
 }
 
 /// An answer given before, and the lease as it is by now.
@@ -133,12 +144,23 @@ impl Ledger {
         client: &mut Client,
         step: Step<'_>,
     ) -> Result<Stepped, RowError> {
+        let asked = step.asked;
+        let (Subject::Known(named) | Subject::New(named)) = step.subject;
         let mut transaction = client.transaction().await?;
         let (stepped, kept) = self.step_within(&mut transaction, step).await?;
         for row in &kept {
             audit::write(&transaction, row).await?;
         }
+        let silent = || RowError::Silent;
+        let lease = stepped.stored().map(|stored| &stored.lease);
+        let fault = injection::at(
+            lease.map(|lease| (lease.role.as_str(), lease.state.as_str())),
+            || asked.map_or_else(|| named.to_string(), |asked| asked.id.clone()),
+            || "commit".to_owned(),
+        );
+        fault.before(silent).await?;
         transaction.commit().await?;
+        fault.after(silent).await?;
         for row in &kept {
             audit::tell(&self.rules, row);
         }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::Worker;
-use super::effects::Happened;
+use super::effects::{Happened, happen};
 use super::lanes::{Settled, pause};
 use crate::clock;
-use crate::lease::{Event, LoginChange, Report, State, Then};
-use crate::ledger::{Asked, Decided, Kind, Ledger, LedgerError, Replayed, Step, Stepped, Subject};
+use crate::lease::{Effect, Event, LoginChange, Report, State, Then};
+use crate::ledger::{
+    Asked, Decided, Kind, Ledger, LedgerError, Recorded, Replayed, Step, Stepped, StoredLease,
+    Subject,
+};
 use crate::metrics::{self, Stage};
 use crate::queue::ReplyTo;
 use crate::wire::Expire;
@@ -55,11 +58,11 @@ impl Worker {
                     return settled(done);
                 }
                 Ok(Stepped::Reused(recorded)) => {
-                    let done = self.publish_answer(context, &recorded, false).await;
+                    let done = self.answer_again(context, None, &recorded, false).await;
                     return settled(done);
                 }
                 Ok(Stepped::Ended(recorded)) => {
-                    let done = self.publish_answer(context, &recorded, true).await;
+                    let done = self.answer_again(context, None, &recorded, true).await;
                     return settled(done);
                 }
                 Ok(Stepped::Decided(decided)) => decided,
@@ -107,13 +110,37 @@ impl Worker {
     /// Gives an answer again. The worker that gave it first may not have come to arming the renewed
     /// lease's expiry.
     async fn replay(&self, context: Context<'_>, replayed: &Replayed) -> Result<(), String> {
-        if let (Some(stored), Some(Kind::Renew)) =
-            (&replayed.stored, context.asked.map(|asked| asked.kind))
+        let stored = replayed.stored.as_ref();
+        if let (Some(stored), Some(Kind::Renew)) = (stored, context.asked.map(|asked| asked.kind))
             && stored.lease.state == State::Active
         {
-            self.arm_expiry(stored, replayed.now).await?;
+            happen(
+                Some(stored),
+                || replayed.recorded.id.clone(),
+                &Effect::ArmExpiry,
+                || async { self.arm_expiry(stored, replayed.now).await },
+            )
+            .await?;
         }
-        self.publish_answer(context, &replayed.recorded, true).await
+        self.answer_again(context, stored, &replayed.recorded, true)
+            .await
+    }
+
+    /// Publishes an answer that no decision at hand has recorded.
+    pub(super) async fn answer_again(
+        &self,
+        context: Context<'_>,
+        stored: Option<&StoredLease>,
+        recorded: &Recorded,
+        remembered: bool,
+    ) -> Result<(), String> {
+        happen(
+            stored,
+            || recorded.id.clone(),
+            &Effect::Answer,
+            || async { self.publish_answer(context, recorded, remembered).await },
+        )
+        .await
     }
 }
 

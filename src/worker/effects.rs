@@ -7,13 +7,13 @@ use uuid::Uuid;
 
 use super::carry::{Context, between};
 use super::{EFFECT_TIMEOUT, Worker};
-use crate::clock;
 use crate::lease::{Effect, Lease, Notice, Requester, Secrets};
 use crate::ledger::{Decided, Recorded, StoredLease};
 use crate::metrics::{self, Stage};
 use crate::queue::Outgoing;
 use crate::store::credential::{Credential, tags};
 use crate::wire::{Expire, LEASE_RENEWED, ResultEvent, SecretPointer, Stamp};
+use crate::{clock, injection};
 
 /// Secrets of one lease that are deleted side by side: a long outage of the store leaves hundreds.
 const DELETIONS_AT_ONCE: usize = 8;
@@ -81,9 +81,17 @@ impl Worker {
         decided: &Decided,
     ) -> Result<Happened, String> {
         let begun = clock::monotonic_now();
-        let done = tokio::time::timeout(EFFECT_TIMEOUT, self.run_effect(effect, context, decided))
-            .await
-            .unwrap_or_else(|_| Err(format!("not done within {} s", EFFECT_TIMEOUT.as_secs())));
+        let whom = || match (context.asked, context.expire) {
+            (Some(asked), _) => asked.id.clone(),
+            (None, Some(expire)) => expire.lease_id.uuid.to_string(),
+            (None, None) => "nobody".to_owned(),
+        };
+        let done = happen(decided.stored.as_ref(), whom, effect, || async {
+            tokio::time::timeout(EFFECT_TIMEOUT, self.run_effect(effect, context, decided))
+                .await
+                .unwrap_or_else(|_| Err(format!("not done within {} s", EFFECT_TIMEOUT.as_secs())))
+        })
+        .await;
         let (stage, needs) = match effect {
             Effect::PutSecret => (Stage::PutSecret, "the secret store"),
             Effect::DeleteSecrets(_) => (Stage::DeleteSecrets, "the secret store"),
@@ -325,6 +333,24 @@ impl Worker {
             at,
         }
     }
+}
+
+/// The one place where an effect happens, to a lease or without one to `whom`: here the crash matrix
+/// has it fail.
+pub(super) async fn happen<T, Happening: Future<Output = Result<T, String>>>(
+    stored: Option<&StoredLease>,
+    whom: impl FnOnce() -> String,
+    effect: &Effect,
+    happen: impl Fn() -> Happening,
+) -> Result<T, String> {
+    let lease = stored.map(|stored| &stored.lease);
+    let lease = lease.map(|lease| (lease.role.as_str(), lease.state.as_str()));
+    let fault = injection::at(lease, whom, || {
+        let effect = format!("{effect:?}");
+        let name = effect.split(" {").next().unwrap_or(&effect);
+        name.replace('(', " ").replace(')', "")
+    });
+    injection::around(fault, || "ordered to fail".to_owned(), happen).await
 }
 
 fn lease_of(decided: &Decided) -> Result<&StoredLease, String> {

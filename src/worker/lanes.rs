@@ -11,9 +11,10 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::Worker;
+use crate::fault::Disposition;
 use crate::lease::DenialCode;
-use crate::metrics;
 use crate::queue::{Delivery, Lane, QueueError};
+use crate::{injection, metrics};
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +98,13 @@ impl Worker {
             Settled::Ack => Ok(()),
             Settled::Defer(delay) => {
                 let delay = (*delay).max(pause(delivery.deferrals));
-                self.queue.defer(delivery, delay).await
+                let fault = injection::at(None, || id_of(delivery), || "defer".to_owned());
+                let failed = || QueueError {
+                    operation: "defer a message",
+                    problem: "ordered to fail".to_owned(),
+                    disposition: Disposition::Retry,
+                };
+                injection::around(fault, failed, || self.queue.defer(delivery, delay)).await
             }
             Settled::DeadLetter(reason) => {
                 tracing::warn!(lane = ?delivery.lane, reason, "a message became a dead letter");
@@ -107,6 +114,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// The id of the event in a delivery, which names it to the crash matrix.
+fn id_of(delivery: &Delivery) -> String {
+    let event: serde_json::Value = serde_json::from_slice(&delivery.body).unwrap_or_default();
+    event["id"].as_str().unwrap_or("unreadable").to_owned()
 }
 
 /// The code that a dead letter's reason begins with.

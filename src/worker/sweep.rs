@@ -72,7 +72,7 @@ impl Worker {
                 .await;
         }
         for recorded in ledger.unpublished().await? {
-            if let Err(reason) = self.publish_answer(context, &recorded, true).await {
+            if let Err(reason) = self.answer_again(context, None, &recorded, true).await {
                 tracing::warn!(reason, "an answer is still unpublished");
             }
         }

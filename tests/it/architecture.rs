@@ -4,9 +4,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a module may import those that come after it.
-const ORDER: [&str; 15] = [
-    "main", "cli", "app", "config", "worker", "queue", "store", "ledger", "login", "wire", "lease",
-    "password", "fault", "clock", "metrics",
+const ORDER: [&str; 16] = [
+    "main",
+    "cli",
+    "app",
+    "config",
+    "worker",
+    "queue",
+    "store",
+    "ledger",
+    "login",
+    "wire",
+    "lease",
+    "password",
+    "fault",
+    "injection",
+    "clock",
+    "metrics",
 ];
 
 /// May be imported by whoever starts it, and imports nothing.

@@ -10,6 +10,7 @@ mod authorisation;
 mod cli;
 mod commands;
 mod contract;
+mod crash_matrix;
 mod dead_letters;
 mod demo;
 mod documents;

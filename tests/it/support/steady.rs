@@ -99,6 +99,12 @@ impl Steady {
     /// Sends any command, sooner or later; its id.
     pub fn send(&self, lane: &'static str, kind: &str, data: &Value) -> String {
         let id = fresh_id();
+        self.send_as(&id, lane, kind, data);
+        id
+    }
+
+    /// Sends a command of this id, sooner or later.
+    pub fn send_as(&self, id: &str, lane: &'static str, kind: &str, data: &Value) {
         let event = json!({
             "specversion": "1.0",
             "id": id,
@@ -109,7 +115,6 @@ impl Steady {
         });
         self.publish(lane, event.to_string());
         self.sent.lock().unwrap().push((lane, event));
-        id
     }
 
     /// Sends a command once more.
