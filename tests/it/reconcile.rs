@@ -14,7 +14,6 @@ use serde_json::Value;
 use crate::support::client::{Client, SOON};
 use crate::support::eventually;
 use crate::support::servers::{Postgres, postgres_version};
-use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
 
 /// A lease as the `issued` event told it.
@@ -384,7 +383,7 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
 async fn logins_of_the_installations_other_databases_are_no_look_alikes() {
     let site = Site::usual().await;
     let second = format!("{}_b", site.dbname);
-    site.configure(&format!(
+    site.configure_database(&format!(
         r#"
 [databases.other]
 connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{second}"
@@ -398,9 +397,6 @@ requesters = ["orders-svc"]
 "#,
         site.postgres.host, site.postgres.port, site.admin
     ));
-    if let QueueKind::Postgres = site.queue {
-        site.configure("[queue]\nkind = \"postgres\"\ndatabase = \"app\"\n");
-    }
     superuser(&site, &format!("CREATE DATABASE {second}")).await;
     let script = site.keycard(&["setup-sql", "--database", "other"]).stdout;
     let in_second = site.sql_in(&second).await;

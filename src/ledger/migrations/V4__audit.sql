@@ -5,7 +5,7 @@ CREATE TABLE keycard.audit (
     at timestamptz NOT NULL,
     action text NOT NULL CHECK (action IN
         ('created', 'issued', 'renewed', 'disabled', 'stuck', 'revoked', 'closed', 'missing',
-         'denied')),
+         'denied', 'adopted', 'forgotten', 'frozen', 'thawed')),
     -- What a denied command named need not exist.
     lease_id text,
     role text,

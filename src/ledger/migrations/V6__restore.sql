@@ -4,10 +4,3 @@
 ALTER TABLE keycard.ledger
     ADD COLUMN server_started_at timestamptz,
     ADD COLUMN secrets_lost_at timestamptz;
-
--- `keycard adopt`, `freeze` and `thaw` are decisions, too.
-ALTER TABLE keycard.audit
-    DROP CONSTRAINT audit_action_check,
-    ADD CONSTRAINT audit_action_check CHECK (action IN
-        ('created', 'issued', 'renewed', 'disabled', 'stuck', 'revoked', 'closed', 'missing',
-         'denied', 'adopted', 'forgotten', 'frozen', 'thawed'));

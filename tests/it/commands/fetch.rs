@@ -126,9 +126,9 @@ async fn nothing_is_issued_for_a_file_that_cannot_be_written_any_more() {
     let mut keeper = orders.start("keeper", &["fetch", "app-role", "--out", "run/file"]);
     keeper.says("holds a new credential").await;
     std::fs::remove_dir_all(&directory).unwrap();
+    keeper.says("run cannot be written").await;
     let issued = "SELECT count(*) FROM keycard.leases";
     let before = site.count(issued).await;
-    keeper.says("run cannot be written").await;
     keeper.says("trying again in 2 s").await;
     assert_eq!(site.count(issued).await, before, "{}", keeper.stderr());
     std::fs::create_dir(&directory).unwrap();

@@ -165,7 +165,7 @@ async fn a_lease_is_renewed_while_its_command_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_lease_is_told_before_it_comes() {
     let site = Site::new(Wishes {
-        role: "default_ttl = \"3s\"\nmax_ttl = \"6s\"".to_owned(),
+        role: "default_ttl = \"6s\"\nmax_ttl = \"10s\"".to_owned(),
         ..Wishes::default()
     })
     .await;

@@ -318,7 +318,7 @@ async fn ledgers_of_one_cluster_leave_each_others_leases_alone() {
     let site = Site::usual().await;
     let without_other = fs::read_to_string(&site.config).unwrap();
     let second = format!("{}_b", site.dbname);
-    site.configure(&format!(
+    site.configure_database(&format!(
         r#"
 [databases.other]
 connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{second}"
@@ -333,9 +333,6 @@ requesters = ["orders-svc"]
 "#,
         site.postgres.host, site.postgres.port, site.admin
     ));
-    if let QueueKind::Postgres = site.queue {
-        site.configure("[queue]\nkind = \"postgres\"\ndatabase = \"app\"\n");
-    }
     superuser(&site, &format!("CREATE DATABASE {second}")).await;
     let script = site.keycard(&["setup-sql", "--database", "other"]).stdout;
     let in_second = site.sql_in(&second).await;

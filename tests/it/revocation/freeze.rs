@@ -156,7 +156,7 @@ async fn freezing_one_of_two_databases_is_a_failure_that_says_which() {
     let site = Site::usual().await;
     site.worker().await.kill();
     // Nobody listens at that port.
-    site.configure(
+    site.configure_database(
         "[databases.away]\n\
          connection_url = \"postgresql://{{username}}:{{password}}@127.0.0.1:1/x\"\n\
          username = \"admin\"\npassword = { env = \"DB_ADMIN_PASSWORD\" }\n",

@@ -226,6 +226,14 @@ reconcile_interval = "{reconcile_interval}"
         fs::write(&self.config, text + &more).unwrap();
     }
 
+    /// Adds a further database: then it has to be said which one holds the queue.
+    pub fn configure_database(&self, sections: &str) {
+        self.configure(sections);
+        if let QueueKind::Postgres = self.queue {
+            self.configure("[queue]\nkind = \"postgres\"\ndatabase = \"app\"\n");
+        }
+    }
+
     /// A superuser's connection to the site's database.
     pub async fn sql(&self) -> tokio_postgres::Client {
         self.sql_in(&self.dbname).await

@@ -166,7 +166,7 @@ async fn a_migration_says_whose_transaction_is_in_its_way() {
     superuser
         .batch_execute(
             "ALTER TABLE keycard.ledger
-                 DROP frozen_at, DROP frozen_reason, DROP server_started_at;
+                 DROP frozen_at, DROP frozen_reason, DROP server_started_at, DROP secrets_lost_at;
              DROP INDEX keycard.leases_open, keycard.leases_closed;
              DROP TABLE keycard.audit;
              DROP FUNCTION keycard.keep_audit;
