@@ -6,14 +6,14 @@
 #   tests/integration.sh 17 postgres logins:: ledger::    of these modules only
 #
 # What only RabbitMQ can do is tested in modules named amqp. Some modules depend
-# on neither; the crash matrix and the soak are run for themselves.
+# on neither; the soak is run for itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=$1 queue=$2
 shift 2
-others=(architecture:: contract:: crash_matrix:: demo:: documents:: properties:: queue::amqp:: soak::
-    store:: support::)
+others=(architecture:: contract:: demo:: documents:: properties:: queue::amqp:: soak:: store::
+    support::)
 [[ $queue == amqp ]] || others+=(amqp::)
 
 echo "== PostgreSQL $version, queue: $queue"
