@@ -5,22 +5,18 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::site::{Output, Site};
+use crate::support::process::Output;
+use crate::support::site::Site;
 
 /// Runs keycard in an empty directory, without a variable in its environment.
 fn keycard(directory: &TempDir, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_keycard"))
-        .args(arguments)
-        .current_dir(directory.path())
-        .env_clear()
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    let output = Output::of(
+        Command::new(env!("CARGO_BIN_EXE_keycard"))
+            .args(arguments)
+            .current_dir(directory.path())
+            .env_clear(),
+    );
+    (output.status.code(), output.stdout, output.stderr)
 }
 
 fn write(directory: &TempDir, text: &str) {

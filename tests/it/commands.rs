@@ -16,8 +16,9 @@ use serde_json::Value;
 
 use crate::support::client::SOON;
 use crate::support::eventually;
+use crate::support::process::Output;
 use crate::support::services::QueueKind;
-use crate::support::site::{Output, Site};
+use crate::support::site::Site;
 
 /// Somebody at a terminal of their own: a configuration with nothing but a [client] section.
 struct Person<'a> {
@@ -78,13 +79,7 @@ impl<'a> Person<'a> {
 
     /// Runs a command to its end.
     fn keycard(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Output {
-            status: output.status,
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        Output::of(&mut self.command(arguments))
     }
 
     /// Runs a command that has to succeed without a word on standard error; what it printed.

@@ -17,10 +17,11 @@ use std::time::Duration;
 use keycard::lease::{Effect, Notice, Secrets as Which};
 
 use crate::support::audit::Secrets;
+use crate::support::process::Worker;
 use crate::support::queues::Queues;
 use crate::support::secrets_manager::FakeSecretsManager;
 use crate::support::services::QueueKind;
-use crate::support::site::{Site, StoreKind, Wishes, Worker};
+use crate::support::site::{Site, StoreKind, Wishes};
 use crate::support::steady::Steady;
 use acts::{Guest, Stage};
 use flows::{Bottleneck, Flow};

@@ -8,8 +8,9 @@ use tokio::task::block_in_place;
 use crate::support::broker::{Administrator, publish_to};
 use crate::support::client::{Client, SOON, fresh_id};
 use crate::support::eventually;
+use crate::support::process::Output;
 use crate::support::services::QueueKind;
-use crate::support::site::{Output, Site};
+use crate::support::site::Site;
 
 /// A site whose command line is the operator's: platform-ops may handle dead letters, and nothing
 /// else.
@@ -29,18 +30,12 @@ async fn site() -> Site {
 }
 
 fn keycard(site: &Site, arguments: &[&str]) -> Output {
-    let output = site
-        .command(&[&["dead-letters"], arguments].concat())
-        // Not the worker's.
-        .env_remove("BROKER_PASSWORD")
-        .env("OPS_PASSWORD", "platform-ops")
-        .output()
-        .unwrap();
-    Output {
-        status: output.status,
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Output::of(
+        site.command(&[&["dead-letters"], arguments].concat())
+            // Not the worker's.
+            .env_remove("BROKER_PASSWORD")
+            .env("OPS_PASSWORD", "platform-ops"),
+    )
 }
 
 fn right(output: Output) -> String {

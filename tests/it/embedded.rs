@@ -10,8 +10,9 @@ use serde_json::Value;
 use crate::readme::block;
 use crate::support::client::SOON;
 use crate::support::eventually;
+use crate::support::process::Output;
 use crate::support::services::QueueKind;
-use crate::support::site::{Output, Site, Wishes};
+use crate::support::site::{Site, Wishes};
 
 async fn embedded() -> Site {
     Site::new(Wishes {

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, fresh_id};
 use crate::support::eventually;
+use crate::support::process::Worker;
 use crate::support::queues::Queues;
 use crate::support::services::{QueueKind, WORKER};
-use crate::support::site::{Site, Worker};
+use crate::support::site::Site;
 
 /// The fields of every command's envelope, and one that none has.
 const ATTRIBUTES: [&str; 13] = [

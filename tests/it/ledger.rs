@@ -6,16 +6,6 @@ use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::site::Site;
 
-/// Starts a worker that must refuse to serve; what it says.
-async fn refusal(site: &Site) -> String {
-    let mut worker = site.worker_unready(&[]);
-    let status = worker.exit(SOON).await;
-    let log = worker.log();
-    assert_eq!(status.code(), Some(1), "{log}");
-    let said = log.lines().find(|line| line.starts_with("keycard: "));
-    said.unwrap_or_else(|| panic!("{log}")).to_owned()
-}
-
 /// A ledger that a worker has made, the worker being gone.
 async fn site_with_ledger() -> Site {
     let site = Site::usual().await;
@@ -74,7 +64,7 @@ async fn a_ledger_with_anything_in_it_that_is_somebody_elses_is_refused() {
         ),
     ] {
         superuser(&site, plant).await;
-        let said = refusal(&site).await;
+        let said = site.worker_unready(&[]).refusal().await;
         assert!(said.contains(named), "{plant}: {said}");
         assert!(said.contains(r#"belongs to "postgres""#), "{said}");
         superuser(&site, remove).await;
@@ -102,7 +92,7 @@ async fn a_ledger_of_a_newer_keycard_is_used_unless_it_says_otherwise() {
         assert_eq!(orders.answer(&id).await.kind(), "lease.revoked.v1");
     }
     superuser(&site, "UPDATE keycard.ledger SET compatible_from = 99").await;
-    let said = refusal(&site).await;
+    let said = site.worker_unready(&[]).refusal().await;
     assert!(
         said.contains("version 99") && said.contains("upgrade it"),
         "{said}"
@@ -141,7 +131,7 @@ async fn a_copied_ledger_ends_nothing() {
         &format!("/{}\"\nusername", site.dbname),
         &format!("/{copy}\"\nusername"),
     );
-    let said = refusal(&site).await;
+    let said = site.worker_unready(&[]).refusal().await;
     assert!(said.contains("another database of this cluster"), "{said}");
     assert!(said.contains("keycard adopt --database app"), "{said}");
     let listed = site.keycard(&["lease", "list"]);
@@ -158,7 +148,7 @@ async fn a_copied_ledger_ends_nothing() {
         &format!("installation = \"{}\"", site.name),
         "installation = \"other\"",
     );
-    let said = refusal(&site).await;
+    let said = site.worker_unready(&[]).refusal().await;
     assert!(
         said.contains(&format!("installation {:?}", site.name)) && said.contains("\"other\""),
         "{said}"
@@ -168,7 +158,7 @@ async fn a_copied_ledger_ends_nothing() {
         "UPDATE keycard.ledger SET installation = 'other', system_identifier = 1",
     )
     .await;
-    let said = refusal(&site).await;
+    let said = site.worker_unready(&[]).refusal().await;
     assert!(said.contains("another cluster"), "{said}");
     assert_eq!(site.logins().await, 1);
 }
@@ -199,7 +189,7 @@ async fn two_workers_start_at_once_on_an_empty_database() {
 async fn without_its_script_the_worker_says_which_to_run() {
     let site = Site::usual().await;
     superuser(&site, "DROP SCHEMA keycard").await;
-    let said = refusal(&site).await;
+    let said = site.worker_unready(&[]).refusal().await;
     assert!(said.contains("keycard setup-sql --database app"), "{said}");
     for _ in 0..2 {
         let script = site.keycard(&["setup-sql", "--database", "app"]).stdout;

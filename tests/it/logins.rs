@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::support::client::{Client, Heard};
 use crate::support::eventually;
-use crate::support::site::{Site, Worker};
+use crate::support::process::Worker;
+use crate::support::site::Site;
 
 const CREATE: &str =
     r#"CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 
 use crate::support::client::SOON;
 use crate::support::eventually;
-use crate::support::site::{Site, Wishes, Worker};
+use crate::support::process::Worker;
+use crate::support::site::{Site, Wishes};
 
 const VARIABLE: &str = "KEYCARD_WORKER__METRICS_ADDRESS";
 
@@ -276,9 +277,9 @@ fn listening(pid: u32) -> usize {
 async fn a_worker_listens_only_where_it_is_told_to() {
     let site = Site::usual().await;
     let usual = site.worker().await;
-    assert_eq!(listening(usual.pid()), 0);
+    assert_eq!(listening(usual.id()), 0);
     let (told, address) = worker_with_metrics(&site).await;
-    assert_eq!(listening(told.pid()), 1);
+    assert_eq!(listening(told.id()), 1);
 
     let mut second = site.worker_unready(&[(VARIABLE, &address.to_string())]);
     assert_eq!(second.exit(SOON).await.code(), Some(1));
@@ -330,7 +331,7 @@ async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
         idle.push(stream);
     }
     let port = format!(":{:04X}", address.port());
-    let held = || sockets(worker.pid(), "01", |local| local.ends_with(&port));
+    let held = || sockets(worker.id(), "01", |local| local.ends_with(&port));
     eventually("some are heard", SOON, async || (held() > 0).then_some(())).await;
     assert!(held() <= 16, "{}", held());
     // All are sent away, though none of them goes.

@@ -382,25 +382,7 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_of_the_installations_other_databases_are_no_look_alikes() {
     let site = Site::usual().await;
-    let second = format!("{}_b", site.dbname);
-    site.configure_database(&format!(
-        r#"
-[databases.other]
-connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{second}"
-username = "{}"
-password = {{ env = "DB_ADMIN_PASSWORD" }}
-allowed_roles = ["*"]
-[roles.other-role]
-database = "other"
-groups = ["GROUP"]
-requesters = ["orders-svc"]
-"#,
-        site.postgres.host, site.postgres.port, site.admin
-    ));
-    superuser(&site, &format!("CREATE DATABASE {second}")).await;
-    let script = site.keycard(&["setup-sql", "--database", "other"]).stdout;
-    let in_second = site.sql_in(&second).await;
-    in_second.batch_execute(&script).await.unwrap();
+    let in_second = site.second_database("").await;
 
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;

@@ -8,9 +8,10 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::client::{Client, SOON};
+use crate::support::client::Client;
+use crate::support::process::Output;
 use crate::support::servers::Postgres;
-use crate::support::site::{Output, Site};
+use crate::support::site::Site;
 
 /// A lease as the `issued` event told it.
 struct Lease {
@@ -81,16 +82,6 @@ fn lead_to(site: &mut Site, dbname: &str, maker: &Site) {
     maker.group.clone_into(&mut site.group);
 }
 
-/// Starts a worker that must refuse to serve; what it says.
-async fn refusal(site: &Site) -> String {
-    let mut worker = site.worker_unready(&[]);
-    let status = worker.exit(SOON).await;
-    let log = worker.log();
-    assert_eq!(status.code(), Some(1), "{log}");
-    let said = log.lines().find(|line| line.starts_with("keycard: "));
-    said.unwrap_or_else(|| panic!("{log}")).to_owned()
-}
-
 fn adopt(site: &Site, more: &[&str]) -> Output {
     site.keycard(&[&["adopt", "--database", "app"], more].concat())
 }
@@ -100,7 +91,8 @@ async fn explain_and_adopt(site: &Site, more: &[&str]) -> String {
     let explained = adopt(site, more);
     assert!(explained.status.success(), "{}", explained.stderr);
     assert!(explained.stdout.contains("Nothing was changed"));
-    assert!(refusal(site).await.contains("keycard adopt --database app"));
+    let said = site.worker_unready(&[]).refusal().await;
+    assert!(said.contains("keycard adopt --database app"));
     let adopted = adopt(site, &[more, &["--yes"]].concat());
     assert!(adopted.status.success(), "{}", adopted.stderr);
     explained.stdout

@@ -11,7 +11,8 @@ use tokio_postgres::Client as Session;
 
 use crate::support::client::{Client, Heard, SOON};
 use crate::support::eventually;
-use crate::support::site::{Site, Wishes, Worker};
+use crate::support::process::Worker;
+use crate::support::site::{Site, Wishes};
 
 /// A site with a worker, and a lease of `orders-svc` with its session open.
 struct Guest {

@@ -12,9 +12,10 @@ use tokio::task::block_in_place;
 use crate::services::with_python;
 use crate::support::client::SOON;
 use crate::support::eventually;
+use crate::support::process::Worker;
 use crate::support::servers::{Postgres, RabbitMq, Tls, postgres_version, shared_postgres};
 use crate::support::services::QueueKind;
-use crate::support::site::{Site, Wishes, Worker};
+use crate::support::site::{Site, Wishes};
 
 /// A private authority, and what it has signed.
 struct Authority {

@@ -6,18 +6,15 @@ use std::process::Command;
 use keycard::cli::{Kind, TERMS};
 use tempfile::TempDir;
 
+use crate::support::process::Output;
+
 fn keycard(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_keycard"))
-        .args(arguments)
-        .env_clear()
-        .output()
-        .unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
+    let output = Output::of(
+        Command::new(env!("CARGO_BIN_EXE_keycard"))
+            .args(arguments)
+            .env_clear(),
+    );
+    (output.status.code(), output.stdout, output.stderr)
 }
 
 fn fixture(name: &str) -> String {

@@ -4,11 +4,9 @@
 mod forgery;
 
 use lapin::BasicProperties;
-use lapin::options::{QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
 use serde_json::json;
 
-use crate::support::broker::DirectReply;
+use crate::support::broker::{DirectReply, bind, own_queue};
 use crate::support::client::fresh_id;
 use crate::support::queues::Queues;
 use crate::support::site::Site;
@@ -93,23 +91,8 @@ async fn nobody_can_bind_to_the_results_of_others() {
     let orders = site.client("orders-svc").await;
     for key in ["#", "*.#", "billing-svc.#", "orders-svc", "orders-svcx.#"] {
         let channel = orders.connection().create_channel().await.unwrap();
-        let exclusive = QueueDeclareOptions {
-            exclusive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let queue = channel
-            .queue_declare("".into(), exclusive, FieldTable::default())
-            .await
-            .unwrap();
-        let bound = channel
-            .queue_bind(
-                queue.name().clone(),
-                "keycard.events".into(),
-                key.into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await;
+        let queue = own_queue(&channel).await;
+        let bound = bind(&channel, &queue, key).await;
         let refusal = bound.unwrap_err().to_string();
         assert!(refusal.contains("ACCESS_REFUSED"), "{key}: {refusal}");
     }

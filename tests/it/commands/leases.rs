@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{Person, causes};
-use crate::support::site::{Output, Site, Wishes};
+use crate::support::process::Output;
+use crate::support::site::{Site, Wishes};
 
 fn listed(output: &Output) -> Vec<String> {
     assert_eq!(output.stderr, "");

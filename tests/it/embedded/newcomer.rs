@@ -9,22 +9,17 @@ use std::process::Command;
 use super::{configure, configure_client, embedded, worker_says};
 use crate::support::client::SOON;
 use crate::support::eventually;
-use crate::support::site::{Output, Site, Worker};
+use crate::support::process::{Output, Worker};
+use crate::support::site::Site;
 
 /// What somebody types at a terminal, without what the worker knows.
 fn type_in(site: &Site, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let output = site
-        .command(arguments)
-        .envs(variables.iter().copied())
-        .env("PATH", "/usr/bin:/bin")
-        .current_dir(site.path())
-        .output()
-        .unwrap();
-    Output {
-        status: output.status,
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    }
+    Output::of(
+        site.command(arguments)
+            .envs(variables.iter().copied())
+            .env("PATH", "/usr/bin:/bin")
+            .current_dir(site.path()),
+    )
 }
 
 fn assert_told(output: &Output, code: i32, words: &[&str]) {

@@ -8,7 +8,8 @@ use serde_json::Value;
 use super::assert_each_issued_once;
 use crate::support::client::{Client, SOON, fresh_id};
 use crate::support::eventually;
-use crate::support::site::{Site, Worker};
+use crate::support::process::Worker;
+use crate::support::site::Site;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_killed_at_any_moment_leave_each_request_with_one_answer() {

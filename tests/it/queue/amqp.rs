@@ -14,10 +14,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use keycard::queue::amqp::{self, AmqpDeadLetters, AmqpQueue, Settings};
 use keycard::queue::{DeadLetters, Lane, Queue, QueueError, Requesting};
-use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use secrecy::SecretString;
@@ -26,6 +23,7 @@ use tokio::task::block_in_place;
 use tokio::time::timeout;
 
 use super::conformance::{Backend, Command, DEADLINE, conformance};
+use crate::support::broker::{bind, confirming_channel, take_all};
 use crate::support::servers::{RabbitMq, shared_rabbitmq};
 
 conformance!(Vhost::new());
@@ -151,11 +149,7 @@ impl Client {
     async fn connect(url: &str) -> Self {
         let connecting = Connection::connect(url, ConnectionProperties::default());
         let connection = timeout(DEADLINE, connecting).await.unwrap().unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
+        let channel = confirming_channel(&connection).await;
         Self {
             connection,
             channel: Mutex::new(channel),
@@ -248,28 +242,10 @@ impl Backend for Vhost {
             )
             .await
             .unwrap();
-        channel
-            .queue_bind(
-                queue.as_str().into(),
-                "keycard.events".into(),
-                format!("{encoded}.#").into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
+        bind(&channel, &queue, &format!("{encoded}.#"))
             .await
             .unwrap();
-        let mut consumer = channel
-            .basic_consume(
-                queue.into(),
-                "".into(),
-                BasicConsumeOptions {
-                    no_ack: true,
-                    ..BasicConsumeOptions::default()
-                },
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
+        let mut consumer = take_all(&channel, &queue).await;
         let (sender, receiver) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Some(Ok(delivery)) = consumer.next().await {

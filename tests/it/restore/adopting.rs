@@ -129,7 +129,7 @@ async fn another_store_ends_not_even_a_few_leases() {
     ));
     superuser(&site, RESTARTED).await;
     let worker = site.worker().await;
-    let still = async |worker: &crate::support::site::Worker| {
+    let still = async |worker: &crate::support::process::Worker| {
         let told = || worker.log().matches("too many secrets are gone").count();
         let before = told();
         eventually("it is told again, twice", SOON, async || {

@@ -7,8 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::{
-    Lease, adopt, audited, explain_and_adopt, lead_to, postgres_with_tools, refusal, rewrite,
-    superuser,
+    Lease, adopt, audited, explain_and_adopt, lead_to, postgres_with_tools, rewrite, superuser,
 };
 use crate::support::client::SOON;
 use crate::support::eventually;
@@ -20,10 +19,7 @@ use crate::support::site::{Site, Wishes};
 async fn neighbour(site: &Site, postgres: &'static Postgres) -> Site {
     let neighbour = Site::new(Wishes {
         postgres,
-        queue: match site.queue {
-            QueueKind::Amqp(rabbitmq) => QueueKind::Amqp(rabbitmq),
-            QueueKind::Postgres => QueueKind::Postgres,
-        },
+        queue: site.queue,
         sweep_interval: "1s",
         ..Wishes::default()
     })
@@ -62,7 +58,7 @@ async fn a_copy_made_with_template_touches_nothing_of_the_originals() {
     superuser(&copy, ALL_DUE).await;
     // A secret of a closed lease would go with the next reconciliation.
     fs::write(&revoked.secret, "precious").unwrap();
-    let said = refusal(&copy).await;
+    let said = copy.worker_unready(&[]).refusal().await;
     assert!(
         said.contains(&format!("installation {:?}", site.name)),
         "{said}"
@@ -282,7 +278,7 @@ async fn a_dump_that_takes_the_originals_place_ends_what_must_end() {
         &format!("installation = \"{}\"", copy.name),
         &format!("installation = \"{}\"", site.name),
     );
-    let said = refusal(&copy).await;
+    let said = copy.worker_unready(&[]).refusal().await;
     assert!(said.contains("another cluster"), "{said}");
     let explained = explain_and_adopt(&copy, &["--moved"]).await;
     assert!(
@@ -317,26 +313,7 @@ async fn a_dump_that_takes_the_originals_place_ends_what_must_end() {
 async fn ledgers_of_one_cluster_leave_each_others_leases_alone() {
     let site = Site::usual().await;
     let without_other = fs::read_to_string(&site.config).unwrap();
-    let second = format!("{}_b", site.dbname);
-    site.configure_database(&format!(
-        r#"
-[databases.other]
-connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{second}"
-username = "{}"
-password = {{ env = "DB_ADMIN_PASSWORD" }}
-allowed_roles = ["*"]
-[roles.other-role]
-database = "other"
-groups = ["GROUP"]
-min_ttl = "1s"
-requesters = ["orders-svc"]
-"#,
-        site.postgres.host, site.postgres.port, site.admin
-    ));
-    superuser(&site, &format!("CREATE DATABASE {second}")).await;
-    let script = site.keycard(&["setup-sql", "--database", "other"]).stdout;
-    let in_second = site.sql_in(&second).await;
-    in_second.batch_execute(&script).await.unwrap();
+    site.second_database("min_ttl = \"1s\"").await;
     let beside = neighbour(&site, site.postgres).await;
 
     let _worker = site.worker().await;
@@ -373,7 +350,7 @@ requesters = ["orders-svc"]
     };
     rewrite(
         &site,
-        &format!("/{second}\"\nusername"),
+        &format!("/{}_b\"\nusername", site.dbname),
         "/away\"\nusername",
     );
     let (code, became, said) = reconciled();

@@ -12,10 +12,11 @@ use super::{examples, root, with_python};
 use crate::store::aws::environment;
 use crate::support::client::SOON;
 use crate::support::eventually;
+use crate::support::process::Worker as Process;
 use crate::support::queues::Queues;
 use crate::support::servers::{shared_moto, shared_rabbitmq};
 use crate::support::services::QueueKind;
-use crate::support::site::{Site, StoreKind, Wishes, Worker as Process};
+use crate::support::site::{Site, StoreKind, Wishes};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_service_in_python_always_has_a_login_of_its_own() {

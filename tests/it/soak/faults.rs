@@ -8,12 +8,12 @@ use keycard::clock::monotonic_now;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use crate::support::process::Worker;
 use crate::support::proxy::Proxy;
 use crate::support::queues::Queues;
 use crate::support::secrets_manager::{Fault, Operation};
 use crate::support::servers::Server;
 use crate::support::services::WORKER;
-use crate::support::site::Worker;
 
 use super::dice::Dice;
 use super::town::Town;

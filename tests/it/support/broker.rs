@@ -1,7 +1,8 @@
-//! What only a broker has: exchanges to look into, and clients that wait for direct replies.
+//! What only a broker has: queues to look into and to bind, and clients that wait for direct replies.
 
 use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer};
@@ -30,23 +31,12 @@ impl Administrator {
 
     /// How many messages a queue holds right now, which the management API says a second later.
     pub async fn messages(&self, queue: &str) -> u32 {
-        self.look_at(queue).await.message_count()
+        look_at(&self.channel, queue).await.message_count()
     }
 
     /// How many take messages from a queue.
     pub async fn consumers(&self, queue: &str) -> u32 {
-        self.look_at(queue).await.consumer_count()
-    }
-
-    async fn look_at(&self, queue: &str) -> lapin::Queue {
-        let options = QueueDeclareOptions {
-            passive: true,
-            ..QueueDeclareOptions::default()
-        };
-        let declared = self
-            .channel
-            .queue_declare(queue.into(), options, FieldTable::default());
-        declared.await.unwrap()
+        look_at(&self.channel, queue).await.consumer_count()
     }
 }
 
@@ -64,17 +54,9 @@ impl DirectReply {
     pub async fn of(site: &Site, user: &str) -> Self {
         let connection = connect(site, user).await;
         let channel = confirming_channel(&connection).await;
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let replies = channel
-            .basic_consume(REPLY_TO.into(), "".into(), options, FieldTable::default())
-            .await
-            .unwrap();
         Self {
+            replies: take_all(&channel, REPLY_TO).await,
             channel,
-            replies,
             _connection: connection,
         }
     }
@@ -134,11 +116,54 @@ async fn connect(site: &Site, user: &str) -> Connection {
         .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"))
 }
 
-async fn confirming_channel(connection: &Connection) -> Channel {
+/// A channel on which the broker confirms what is published.
+pub async fn confirming_channel(connection: &Connection) -> Channel {
     let channel = connection.create_channel().await.unwrap();
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await
         .unwrap();
     channel
+}
+
+/// What the broker says of a queue right now; the management API says it a second later.
+pub async fn look_at(channel: &Channel, queue: &str) -> lapin::Queue {
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
+    declared.await.unwrap()
+}
+
+/// A queue that lives as long as the channel's connection; its name.
+pub async fn own_queue(channel: &Channel) -> String {
+    let exclusive = QueueDeclareOptions {
+        exclusive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declared = channel.queue_declare("".into(), exclusive, FieldTable::default());
+    declared.await.unwrap().name().to_string()
+}
+
+/// Binds a queue to the results with these routing keys, if the broker allows it.
+pub async fn bind(channel: &Channel, queue: &str, key: &str) -> lapin::Result<()> {
+    let binding = channel.queue_bind(
+        queue.into(),
+        "keycard.events".into(),
+        key.into(),
+        QueueBindOptions::default(),
+        FieldTable::default(),
+    );
+    binding.await
+}
+
+/// Everything that comes to a queue, acknowledged by being sent.
+pub async fn take_all(channel: &Channel, queue: &str) -> Consumer {
+    let options = BasicConsumeOptions {
+        no_ack: true,
+        ..BasicConsumeOptions::default()
+    };
+    let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    consuming.await.unwrap()
 }

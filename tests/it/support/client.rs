@@ -5,15 +5,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use keycard::lease::Requester;
-use lapin::options::{
-    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions,
-    QueueDeclareOptions,
-};
-use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
+use super::broker::{bind, confirming_channel, own_queue, publish_to, take_all};
 use super::eventually;
 use super::services::QueueKind;
 use super::site::Site;
@@ -119,45 +115,11 @@ impl Client {
         let connection = Connection::connect(uri, ConnectionProperties::default())
             .await
             .unwrap_or_else(|error| panic!("{user} cannot connect: {error}"));
-        let channel = connection.create_channel().await.unwrap();
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
-        let queue = channel
-            .queue_declare(
-                "".into(),
-                QueueDeclareOptions {
-                    exclusive: true,
-                    ..QueueDeclareOptions::default()
-                },
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
+        let channel = confirming_channel(&connection).await;
+        let queue = own_queue(&channel).await;
         let key = format!("{}.#", Requester::new(user).unwrap().encoded());
-        channel
-            .queue_bind(
-                queue.name().clone(),
-                "keycard.events".into(),
-                key.into(),
-                QueueBindOptions::default(),
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
-        let mut consumer = channel
-            .basic_consume(
-                queue.name().clone(),
-                "".into(),
-                BasicConsumeOptions {
-                    no_ack: true,
-                    ..BasicConsumeOptions::default()
-                },
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
+        bind(&channel, &queue, &key).await.unwrap();
+        let mut consumer = take_all(&channel, &queue).await;
         let heard = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&heard);
         let listening = tokio::spawn(async move {
@@ -240,15 +202,7 @@ impl Client {
 
     /// A command as this service writes it.
     pub fn event(&self, id: &str, kind: &str, data: impl Into<Value>) -> Value {
-        let data: Value = data.into();
-        json!({
-            "specversion": "1.0",
-            "id": id,
-            "source": format!("/{}", self.user),
-            "type": format!("keycard.{kind}"),
-            "time": keycard::clock::host_now(),
-            "data": data,
-        })
+        command_of(&self.user, id, kind, &data.into())
     }
 
     /// Publishes anything, and waits for the queue to have it; `lane` is `requests` or `leases`.
@@ -276,20 +230,7 @@ impl Client {
 
     /// Publishes anything to an exchange of the broker, and waits for it to be there.
     pub async fn publish_to(&self, exchange: &str, body: &[u8], properties: BasicProperties) {
-        let confirmation = self
-            .channel()
-            .basic_publish(
-                exchange.into(),
-                "".into(),
-                BasicPublishOptions::default(),
-                body,
-                properties,
-            )
-            .await
-            .unwrap()
-            .await
-            .unwrap();
-        assert!(confirmation.is_ack(), "{confirmation:?}");
+        publish_to(self.channel(), exchange, "", body, properties).await;
     }
 
     /// Everything heard so far.
@@ -356,6 +297,18 @@ fn lane_of(kind: &str) -> &'static str {
     } else {
         "requests"
     }
+}
+
+/// A command as a service writes it.
+pub fn command_of(user: &str, id: &str, kind: &str, data: &Value) -> Value {
+    json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": format!("/{user}"),
+        "type": format!("keycard.{kind}"),
+        "time": keycard::clock::host_now(),
+        "data": data,
+    })
 }
 
 /// An id that no other command has.

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod client;
 pub mod gate;
 pub mod invariants;
+pub mod process;
 pub mod proxy;
 pub mod queues;
 pub mod raw;

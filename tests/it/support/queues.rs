@@ -1,13 +1,10 @@
 //! What waits in the queue of a site, as its administrator sees it.
 
 use keycard::queue::Lane;
-use lapin::options::{
-    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-    QueuePurgeOptions,
-};
-use lapin::types::FieldTable;
+use lapin::options::{BasicGetOptions, BasicPublishOptions, QueuePurgeOptions};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 
+use super::broker::{confirming_channel, look_at};
 use super::client::SOON;
 use super::eventually;
 use super::services::{QueueKind, WORKER};
@@ -60,11 +57,7 @@ impl Queues {
         let connection = Connection::connect(&site.uri(WORKER), ConnectionProperties::default())
             .await
             .unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .unwrap();
+        let channel = confirming_channel(&connection).await;
         Self::Amqp {
             _connection: connection,
             channel,
@@ -75,14 +68,14 @@ impl Queues {
     pub async fn ready(&self, lane: Lane) -> u32 {
         match self {
             Self::Amqp { channel, .. } => {
-                let declared = look_at(channel, &format!("keycard.{}", name(lane))).await;
+                let declared = look_at(channel, &format!("keycard.{}", lane.name())).await;
                 declared.message_count()
             }
             Self::Postgres(sql) => {
                 let ready = format!(
                     "FROM keycard.messages WHERE stream = '{}' AND due_at <= clock_timestamp()
                      AND NOT EXISTS (SELECT FROM keycard.sessions s WHERE s.id = holder)",
-                    name(lane)
+                    lane.name()
                 );
                 count(sql, &ready).await
             }
@@ -251,24 +244,6 @@ impl Site {
     pub async fn assert_no_dead_letters(&self) {
         Queues::of(self).await.assert_no_dead_letters().await;
     }
-}
-
-fn name(lane: Lane) -> &'static str {
-    match lane {
-        Lane::Requests => "requests",
-        Lane::Leases => "leases",
-        Lane::Expiry => "expiry",
-    }
-}
-
-/// What the broker says of a queue right now; the management API says it a second later.
-async fn look_at(channel: &Channel, queue: &str) -> lapin::Queue {
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declared = channel.queue_declare(queue.into(), passive, FieldTable::default());
-    declared.await.unwrap()
 }
 
 async fn count(sql: &tokio_postgres::Client, from: &str) -> u32 {

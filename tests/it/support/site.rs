@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 use super::client::Client;
-use super::eventually;
+use super::process::{Output, Worker};
 use super::servers::{Postgres, shared_postgres, shared_rabbitmq};
 use super::services::QueueKind;
 
@@ -234,6 +234,33 @@ reconcile_interval = "{reconcile_interval}"
         }
     }
 
+    /// A second database of the site's cluster with a role `other-role`, of which these are further
+    /// lines; a superuser's connection to it.
+    pub async fn second_database(&self, role: &str) -> tokio_postgres::Client {
+        let second = format!("{}_b", self.dbname);
+        self.configure_database(&format!(
+            r#"
+[databases.other]
+connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{second}"
+username = "{}"
+password = {{ env = "DB_ADMIN_PASSWORD" }}
+allowed_roles = ["*"]
+[roles.other-role]
+database = "other"
+groups = ["GROUP"]
+requesters = ["orders-svc"]
+{role}
+"#,
+            self.postgres.host, self.postgres.port, self.admin
+        ));
+        let create = format!("CREATE DATABASE {second}");
+        self.sql().await.batch_execute(&create).await.unwrap();
+        let script = self.keycard(&["setup-sql", "--database", "other"]).stdout;
+        let sql = self.sql_in(&second).await;
+        sql.batch_execute(&script).await.unwrap();
+        sql
+    }
+
     /// A superuser's connection to the site's database.
     pub async fn sql(&self) -> tokio_postgres::Client {
         self.sql_in(&self.dbname).await
@@ -335,12 +362,7 @@ reconcile_interval = "{reconcile_interval}"
 
     /// Runs the command line of this site to its end.
     pub fn keycard(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().unwrap();
-        Output {
-            status: output.status,
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        Output::of(&mut self.command(arguments))
     }
 
     /// Where a test may put files of its own; they go with the site.
@@ -400,98 +422,6 @@ impl Drop for Site {
     fn drop(&mut self) {
         if let QueueKind::Amqp(rabbitmq) = self.queue {
             rabbitmq.delete_vhost(&self.vhost);
-        }
-    }
-}
-
-/// What a finished command said.
-pub struct Output {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-/// A running worker, or a service; killed when dropped.
-pub struct Worker {
-    child: Child,
-    log: PathBuf,
-}
-
-impl Worker {
-    /// Starts what `command` says, all of whose output goes to the file `log`.
-    pub fn start(command: &mut Command, log: PathBuf) -> Self {
-        let output = fs::File::create(&log).unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().unwrap())
-            .stderr(output)
-            .spawn()
-            .unwrap();
-        Self { child, log }
-    }
-
-    pub async fn ready(&self) {
-        eventually("the worker serves", 60, async || {
-            self.log().contains("keycard serves").then_some(())
-        })
-        .await;
-    }
-
-    /// Its process's id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// All that it has logged.
-    pub fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap()
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Ends it at once, as a crash would.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Asks it to end.
-    pub fn terminate(&self) {
-        self.signal("TERM");
-    }
-
-    /// Sends it any signal.
-    pub fn signal(&self, name: &str) {
-        let done = Command::new("kill")
-            .args([&format!("-{name}"), &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(done.success());
-    }
-
-    /// Waits for its end.
-    pub async fn exit(&mut self, seconds: u64) -> ExitStatus {
-        eventually("the worker ends", seconds, async || {
-            self.child.try_wait().unwrap()
-        })
-        .await
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            eprintln!("--- {}", self.log.display());
-            for line in tail.iter().rev() {
-                eprintln!("{line}");
-            }
         }
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::client::fresh_id;
+use super::client::{command_of, fresh_id};
 use super::services::QueueKind;
 use super::site::Site;
 
@@ -105,14 +105,7 @@ impl Steady {
 
     /// Sends a command of this id, sooner or later.
     pub fn send_as(&self, id: &str, lane: &'static str, kind: &str, data: &Value) {
-        let event = json!({
-            "specversion": "1.0",
-            "id": id,
-            "source": format!("/{}", self.user),
-            "type": format!("keycard.{kind}"),
-            "time": keycard::clock::host_now(),
-            "data": data,
-        });
+        let event = command_of(&self.user, id, kind, data);
         self.publish(lane, event.to_string());
         self.sent.lock().unwrap().push((lane, event));
     }

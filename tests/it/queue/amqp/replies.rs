@@ -2,8 +2,6 @@
 
 use futures_util::StreamExt as _;
 use keycard::queue::{Delivery, Lane, Queue, ReplyTo};
-use lapin::options::BasicConsumeOptions;
-use lapin::types::FieldTable;
 use lapin::{BasicProperties, Consumer};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -11,6 +9,7 @@ use tokio::time::timeout;
 
 use super::{Client, Vhost};
 use crate::queue::conformance::{Backend, Command, DEADLINE, SILENCE, ack, next, result_for};
+use crate::support::broker::{REPLY_TO, take_all};
 
 /// The form of a reply address, and nothing behind it: the broker closes the connection of who
 /// publishes to it with 541.
@@ -22,20 +21,8 @@ async fn ask(
     user: &str,
     requests: &mut mpsc::Receiver<Delivery>,
 ) -> (Delivery, Consumer) {
-    let replies = client
-        .channel()
-        .basic_consume(
-            "amq.rabbitmq.reply-to".into(),
-            "".into(),
-            BasicConsumeOptions {
-                no_ack: true,
-                ..BasicConsumeOptions::default()
-            },
-            FieldTable::default(),
-        )
-        .await
-        .unwrap();
-    let delivery = send(client, user, "amq.rabbitmq.reply-to", requests).await;
+    let replies = take_all(&client.channel(), REPLY_TO).await;
+    let delivery = send(client, user, REPLY_TO, requests).await;
     (delivery, replies)
 }
 
