@@ -4,10 +4,12 @@ use jiff::Timestamp;
 
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
 use super::denials::{ended, unknown_lease, unusable};
+use super::ending::{
+    cause, clear, close, failed, refused, reopen, revoke, revoke_as_asked, terminate,
+};
+use super::grant::{activate, deliver_again, deliver_later, issue, renew};
 use super::steps::{
-    ack, activate, answered, cause, clear, close, count_sessions, defer, deliver_again,
-    deliver_later, denied, failed, frozen, issue, overtaken, refused, renew, reopen, revoke,
-    revoke_as_asked, soon, terminate, too_late,
+    ack, answered, count_sessions, defer, denied, frozen, overtaken, soon, too_late,
 };
 use super::{Cause, Difference, Event, Lease, Policy, State};
 

@@ -66,6 +66,18 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The lease that is asked for, if this is a request.
+    #[must_use]
+    pub fn request(&self) -> Option<&NewLease> {
+        if let Self::Request(new) = self {
+            Some(new)
+        } else {
+            None
+        }
+    }
+}
+
 /// How the world can differ from a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Difference {

@@ -8,7 +8,9 @@ mod audit;
 mod decide;
 mod decision;
 mod denials;
+mod ending;
 mod event;
+mod grant;
 mod identity;
 mod steps;
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::requests::{Asked, Kind};
 use super::rules::Rules;
 use super::step::{Change, Step, Subject};
 use super::{Ledger, LedgerError};
-use crate::lease::{Action, Audited, Cause, DenialCode, Event, Lease, LeaseId, Whose, audited};
+use crate::lease::{Action, Audited, Cause, DenialCode, Lease, LeaseId, Whose, audited};
 use crate::metrics;
 
 /// Rows removed at a time, so that no statement takes long.
@@ -110,18 +110,7 @@ impl About {
     }
 
     pub(super) fn of(step: &Step<'_>, database: &str) -> Self {
-        let role = match &step.event {
-            Event::Request(new) => Some(new.role.clone()),
-            Event::Renew { .. }
-            | Event::Revoke(_)
-            | Event::Wake { .. }
-            | Event::Delivered { .. }
-            | Event::SessionsGone { .. }
-            | Event::Cleared { .. }
-            | Event::Failed { .. }
-            | Event::Differs(_)
-            | Event::Refused { .. } => None,
-        };
+        let role = step.event.request().map(|new| new.role.clone());
         let lease_id = match step.subject {
             Subject::Known(uuid) => Some(LeaseId {
                 database: database.to_owned(),

@@ -103,22 +103,10 @@ impl Ledger {
         /// No single statement takes longer than 10 s unless the server has stopped answering.
         const STEP_TIMEOUT: Duration = Duration::from_secs(25);
         let mut client = self.connection().await?;
-        let custom = match &step.event {
-            Event::Request(new) => self
-                .rules
-                .roles
-                .get(&new.role)
-                .is_some_and(|role| role.template.creation.is_some()),
-            Event::Renew { .. }
-            | Event::Revoke(_)
-            | Event::Wake { .. }
-            | Event::Delivered { .. }
-            | Event::SessionsGone { .. }
-            | Event::Cleared { .. }
-            | Event::Failed { .. }
-            | Event::Differs(_)
-            | Event::Refused { .. } => false,
-        };
+        let custom = step.event.request().is_some_and(|new| {
+            let role = self.rules.roles.get(&new.role);
+            role.is_some_and(|role| role.template.creation.is_some())
+        });
         let stepped = timeout(STEP_TIMEOUT, self.step_in_session(&mut client, step))
             .await
             .unwrap_or(Err(RowError::Silent))
