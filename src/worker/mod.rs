@@ -13,6 +13,7 @@ mod effects;
 mod lanes;
 mod outage;
 mod reconcile;
+mod report;
 mod restore;
 mod retention;
 mod sweep;
@@ -30,10 +31,11 @@ use crate::fault::Disposition;
 use crate::ledger::{Ledger, LedgerError, Rules};
 use crate::queue::{Lane, Queue};
 use crate::store::SecretStore;
-pub use compare::{Action, Finding, Kind, Report, Views};
+pub use compare::Views;
 use lanes::Bulkheads;
 pub use lanes::pause;
 use outage::Outages;
+pub use report::{Action, Finding, Kind, Report};
 pub use restore::Bereft;
 
 /// How long an attempt keeps a lease to itself. Longer than `EFFECT_TIMEOUT`: whoever delivers

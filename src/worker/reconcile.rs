@@ -9,8 +9,9 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use super::Worker;
 use super::carry::Context;
-use super::compare::{Action, Finding, Kind, Report, Views};
+use super::compare::Views;
 use super::lanes::Settled;
+use super::report::{Action, Finding, Kind, Report};
 use crate::clock;
 use crate::lease::Event;
 use crate::ledger::Subject;
