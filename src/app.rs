@@ -24,9 +24,9 @@ use crate::password::ReadPassword;
 use crate::queue::amqp::{self, AmqpDeadLetters, AmqpQueue};
 use crate::queue::postgres::{self, PostgresQueue};
 use crate::queue::{DeadLetters, Queue, Requesting};
-use crate::store::SecretStore;
 use crate::store::aws::{self, AwsSecretsManager};
 use crate::store::directory::{self, Directory};
+use crate::store::{SecretStore, StoreKind};
 use crate::wire::SecretPointer;
 use crate::worker::{HOLD, Parts, Report, Views, Worker};
 
@@ -264,11 +264,11 @@ fn region(config: &Config) -> Option<&str> {
 /// When it cannot be read; what to do about it.
 pub async fn read_secret(pointer: &SecretPointer) -> Result<SecretString, AppError> {
     let locator = &pointer.locator;
-    match pointer.store.as_str() {
-        directory::KIND => {
+    match StoreKind::from_name(&pointer.store) {
+        Some(StoreKind::Directory) => {
             directory::read(locator).map_err(|error| AppError::Secret(error.to_string()))
         }
-        aws::KIND => {
+        Some(StoreKind::AwsSecretsManager) => {
             let environment = aws::environment(pointer.region.as_deref()).await;
             aws::read_value(&environment, locator)
                 .await
@@ -280,8 +280,9 @@ pub async fn read_secret(pointer: &SecretPointer) -> Result<SecretString, AppErr
                     ))
                 })
         }
-        other => Err(AppError::Secret(format!(
-            "the secret is in a store of kind {other:?}, which this keycard does not know; upgrade it"
+        None => Err(AppError::Secret(format!(
+            "the secret is in a store of kind {:?}, which this keycard does not know; upgrade it",
+            pointer.store
         ))),
     }
 }
@@ -361,23 +362,7 @@ pub fn rules(config: &Config) -> Rules {
         dbname: database.dbname.clone(),
         tls: database.tls == TlsMode::VerifyFull,
     };
-    let role = |role: &config::Role| Role {
-        database: role.database.clone(),
-        requesters: role.requesters.clone(),
-        policy: role.policy.clone(),
-        template: Template {
-            creation: role.creation_statements.clone(),
-            upkeep: Upkeep {
-                renewal: role.renew_statements.clone(),
-                revocation: role.revocation_statements.clone(),
-                owned: role.owned.clone(),
-            },
-            groups: role.groups.clone(),
-            connection_limit: role.connection_limit,
-            scram_iterations: NonZeroU32::new(role.scram_iterations).unwrap_or(SCRAM_ITERATIONS),
-        },
-    };
-    let by_name = |(name, role_): (&String, &config::Role)| (name.clone(), role(role_));
+    let by_name = |(name, settings): (&String, &config::Role)| (name.clone(), role(settings));
     Rules {
         installation: config.installation.clone(),
         operators: config.operators.clone(),
@@ -392,5 +377,37 @@ pub fn rules(config: &Config) -> Rules {
             .map(|(name, database)| (name.clone(), told(database)))
             .collect::<BTreeMap<_, _>>(),
         prefix: config.store.prefix().to_owned(),
+    }
+}
+
+/// Names every setting, so that none is read and then forgotten.
+fn role(settings: &config::Role) -> Role {
+    let config::Role {
+        database,
+        groups,
+        creation_statements,
+        renew_statements,
+        revocation_statements,
+        owned,
+        connection_limit,
+        policy,
+        requesters,
+        scram_iterations,
+    } = settings.clone();
+    Role {
+        database,
+        requesters,
+        policy,
+        template: Template {
+            creation: creation_statements,
+            upkeep: Upkeep {
+                renewal: renew_statements,
+                revocation: revocation_statements,
+                owned,
+            },
+            groups,
+            connection_limit,
+            scram_iterations: NonZeroU32::new(scram_iterations).unwrap_or(SCRAM_ITERATIONS),
+        },
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::section::Section;
+use crate::store::StoreKind;
 
 /// Longest prefix of secrets' names: with requester, role and lease id it stays within 512.
 const PREFIX_BYTES_MAX: usize = 128;
@@ -53,7 +54,11 @@ pub struct Directory {
 /// Reads the section; `directory` is the file's own.
 pub(super) fn read(top: &Section, directory: &Path) -> Option<Store> {
     let section = top.section_or_empty("store")?;
-    let kind = section.kind(&["directory", "aws-secrets-manager"])?;
+    let kinds = StoreKind::ALL.map(StoreKind::name);
+    let kind = StoreKind::from_name(section.kind(&kinds)?)?;
+    for other in StoreKind::ALL.into_iter().filter(|other| *other != kind) {
+        section.refuse(own_keys(other), other.name());
+    }
     let prefix = section.text("prefix").unwrap_or("keycard");
     if !is_prefix(prefix) {
         section.report(
@@ -64,28 +69,36 @@ pub(super) fn read(top: &Section, directory: &Path) -> Option<Store> {
         );
     }
     let prefix = prefix.to_owned();
-    if kind == "aws-secrets-manager" {
-        section.refuse(&["path"], "directory");
-        return Some(Store::Aws(Aws {
+    Some(match kind {
+        StoreKind::AwsSecretsManager => Store::Aws(Aws {
             prefix,
             region: section.text("region").map(ToOwned::to_owned),
             kms_key_id: section.text("kms_key_id").map(ToOwned::to_owned),
-        }));
+        }),
+        StoreKind::Directory => {
+            let path = if section.has("path") {
+                section.path("path")?
+            } else {
+                directory.join(DIRECTORY)
+            };
+            if !path.is_absolute() {
+                section.report(
+                    "path",
+                    "is not absolute",
+                    "begin it with '/': clients are told it",
+                );
+            }
+            Store::Directory(Directory { prefix, path })
+        }
+    })
+}
+
+/// The keys that only one kind has.
+fn own_keys(kind: StoreKind) -> &'static [&'static str] {
+    match kind {
+        StoreKind::Directory => &["path"],
+        StoreKind::AwsSecretsManager => &["region", "kms_key_id"],
     }
-    section.refuse(&["region", "kms_key_id"], "aws-secrets-manager");
-    let path = if section.has("path") {
-        section.path("path")?
-    } else {
-        directory.join(DIRECTORY)
-    };
-    if !path.is_absolute() {
-        section.report(
-            "path",
-            "is not absolute",
-            "begin it with '/': clients are told it",
-        );
-    }
-    Some(Store::Directory(Directory { prefix, path }))
 }
 
 fn is_prefix(prefix: &str) -> bool {

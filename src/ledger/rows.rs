@@ -176,6 +176,11 @@ pub(super) async fn write(
     stored: &StoredLease,
 ) -> Result<(), tokio_postgres::Error> {
     let lease = &stored.lease;
+    let Upkeep {
+        renewal,
+        revocation,
+        owned,
+    } = &stored.upkeep;
     let (cause, revoked_at, failures, retry_at, recheck_at) = match lease.state {
         State::Issuing | State::Active => (None, None, 0, None, None),
         State::Revoking {
@@ -201,7 +206,7 @@ pub(super) async fn write(
             recheck_at,
         } => (Some(cause), Some(revoked_at), 0, None, recheck_at),
     };
-    let keeper = match &stored.upkeep.owned {
+    let keeper = match owned {
         Owned::Reassigned(keeper) => Some(keeper),
         Owned::Kept | Owned::Dropped => None,
     };
@@ -247,10 +252,10 @@ pub(super) async fn write(
                 &recheck_at,
                 &stored.last_failure,
                 &lease.wake_at(),
-                &texts(stored.upkeep.renewal.as_ref()),
-                &texts(stored.upkeep.revocation.as_ref()),
+                &texts(renewal.as_ref()),
+                &texts(revocation.as_ref()),
                 &keeper,
-                &(stored.upkeep.owned == Owned::Dropped),
+                &(*owned == Owned::Dropped),
             ],
         )
         .await?;

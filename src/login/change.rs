@@ -136,9 +136,18 @@ async fn create(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Opti
             "the configuration no longer has the role".to_owned(),
         ));
     };
+    // Every option of a role is done here or named: the ledger records the upkeep, and the verifier
+    // has its iterations.
+    let Template {
+        creation,
+        groups,
+        connection_limit,
+        upkeep: _,
+        scram_iterations: _,
+    } = template;
     let name = escape_identifier(login.username);
     let expiry = escape_literal(&login.expires_at.to_string());
-    match &template.creation {
+    match creation {
         None => {
             let verifier = escape_literal(verifier);
             transaction
@@ -158,7 +167,7 @@ async fn create(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Opti
                 .await?;
         }
     }
-    if let Some(limit) = template.connection_limit {
+    if let Some(limit) = connection_limit {
         transaction
             .batch_execute(&format!("ALTER ROLE {name} CONNECTION LIMIT {limit}"))
             .await?;
@@ -169,7 +178,7 @@ async fn create(transaction: &Transaction<'_>, login: &Login<'_>) -> Result<Opti
     } else {
         ""
     };
-    for group in &template.groups {
+    for group in groups {
         let group = escape_identifier(group);
         transaction
             .batch_execute(&format!("GRANT {group} TO {name}{options}"))

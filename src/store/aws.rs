@@ -26,11 +26,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::pace::Pace;
-use super::{Described, Listed, SecretStore, StoreError, Stored};
+use super::{Described, Listed, SecretStore, StoreError, StoreKind, Stored};
 use crate::fault::Disposition;
-
-/// The store's kind in the configuration and in `issued` events.
-pub const KIND: &str = "aws-secrets-manager";
 
 /// `CreateSecret` and `DeleteSecret` each have a quota of 50 a second per account and region. The
 /// rest is for retries and for whoever else uses the account; several workers share by being throttled.
@@ -138,7 +135,7 @@ impl SecretStore for AwsSecretsManager {
             .await
             .map_err(|error| failure("put", "CreateSecret", locator, &error, Some(value)))?;
         Ok(Stored {
-            store: KIND,
+            store: StoreKind::AwsSecretsManager,
             locator: created.arn.unwrap_or_else(|| locator.to_owned()),
             region: Some(self.region.clone()),
             version: created.version_id.unwrap_or_else(|| attempt.to_string()),

@@ -25,11 +25,8 @@ use self::disk::{
     Kind, Trouble, create_directory, io, kind_of, lock, remove_file, sync, write_new,
 };
 use self::note::Note;
-use super::{Described, Listed, SecretStore, StoreError, Stored};
+use super::{Described, Listed, SecretStore, StoreError, StoreKind, Stored};
 use crate::fault::Disposition;
-
-/// The store's kind in the configuration and in `issued` events.
-pub const KIND: &str = "directory";
 
 /// Held while anything below the root changes, by any process. No segment of a locator begins with
 /// a dot, so neither this nor the names of [`Files`] can be a secret's.
@@ -120,7 +117,7 @@ impl SecretStore for Directory {
         })
         .await?;
         Ok(Stored {
-            store: KIND,
+            store: StoreKind::Directory,
             locator: self.root.join(locator).to_string_lossy().into_owned(),
             region: None,
             version: attempt.to_string(),

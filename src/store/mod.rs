@@ -58,6 +58,35 @@ pub trait SecretStore: Send + Sync {
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<Listed, StoreError>>;
 }
 
+/// The kinds of store. Each has an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// [`directory`].
+    Directory,
+    /// [`aws`].
+    AwsSecretsManager,
+}
+
+impl StoreKind {
+    /// Every kind; the first is the default.
+    pub const ALL: [Self; 2] = [Self::Directory, Self::AwsSecretsManager];
+
+    /// Its name, in the configuration and in `issued` events.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::AwsSecretsManager => "aws-secrets-manager",
+        }
+    }
+
+    /// The kind of a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
 /// A secret, without its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Described {
@@ -79,8 +108,8 @@ pub struct Listed {
 /// Where a secret was stored, as the `issued` event says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The kind of store, as in the configuration.
-    pub store: &'static str,
+    /// The kind of store.
+    pub store: StoreKind,
     /// What a client reads it by: the full ARN, or the path.
     pub locator: String,
     /// The store's region, if it has such.

@@ -236,7 +236,7 @@ impl Worker {
             .await
             .map_err(|error| error.to_string())?;
         Ok(SecretPointer {
-            store: stored.store.to_owned(),
+            store: stored.store.name().to_owned(),
             locator: stored.locator,
             region: stored.region,
             version: stored.version,

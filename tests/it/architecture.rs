@@ -116,16 +116,17 @@ fn the_core_imports_nothing_of_keycard_and_does_nothing_by_itself() {
 
 #[test]
 fn adapters_do_not_know_each_other() {
-    let siblings = [
-        ("src/store/aws", "directory"),
-        ("src/store/directory", "aws"),
-        ("src/queue/amqp", "postgres"),
-        ("src/queue/postgres", "amqp"),
-    ];
+    let adapters = adapters();
     for (module, path, text) in sources() {
         let path = path.to_string_lossy();
-        for (adapter, other) in siblings {
-            if path.contains(adapter) {
+        for (port, adapter) in &adapters {
+            if !path.contains(&format!("src/{port}/{adapter}")) {
+                continue;
+            }
+            for (_, other) in adapters
+                .iter()
+                .filter(|(of, it)| of == port && it != adapter)
+            {
                 assert!(
                     !text.contains(&format!("super::{other}"))
                         && !text.contains(&format!("{module}::{other}")),
@@ -134,4 +135,40 @@ fn adapters_do_not_know_each_other() {
             }
         }
     }
+}
+
+#[test]
+fn every_adapter_passes_the_suite_of_its_port() {
+    for (port, adapter) in adapters() {
+        let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
+        let path = tests.join(&port).join(format!("{adapter}.rs"));
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            text.contains("conformance(") || text.contains("conformance!("),
+            "{} does not run the conformance suite",
+            path.display()
+        );
+    }
+}
+
+/// Port and name of every adapter: who implements a port.
+fn adapters() -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut adapters: Vec<(String, String)> = sources()
+        .into_iter()
+        .filter(|(_, _, text)| {
+            text.contains("impl SecretStore for ") || text.contains("impl Queue for ")
+        })
+        .map(|(port, path, _)| {
+            let within = path.strip_prefix(src.join(&port)).unwrap();
+            let first = Path::new(within.iter().next().unwrap());
+            (
+                port,
+                first.file_stem().unwrap().to_str().unwrap().to_owned(),
+            )
+        })
+        .collect();
+    adapters.sort();
+    assert!(adapters.len() >= 4, "{adapters:?}");
+    adapters
 }

@@ -144,7 +144,7 @@ async fn events_get_the_arn_the_region_and_the_version() {
     let stored = put(&store(&fake), &locator, attempt, "value")
         .await
         .unwrap();
-    assert_eq!(stored.store, "aws-secrets-manager");
+    assert_eq!(stored.store.name(), "aws-secrets-manager");
     let arn = format!("arn:aws:secretsmanager:eu-central-1:123456789012:secret:{locator}-");
     assert!(stored.locator.starts_with(&arn), "{stored:?}");
     assert_eq!(stored.region.as_deref(), Some("eu-central-1"));
