@@ -43,6 +43,21 @@ fn examples_are_what_the_code_writes() {
     }
 }
 
+/// What no reader knows is refused with a list of what it does know.
+#[test]
+fn every_result_that_is_read_is_listed() {
+    const UNKNOWN: &str = "keycard.nothing.v1";
+    let mut event = examples(wire::LEASE_REVOKED).into_values().next().unwrap();
+    event["type"] = UNKNOWN.into();
+    let error = ResultEvent::from_json(event.to_string().as_bytes()).unwrap_err();
+    let error = error.to_string();
+    let mut read: BTreeSet<&str> = error.split('`').collect();
+    read.retain(|word| word.starts_with("keycard.") && *word != UNKNOWN);
+    let mut listed: BTreeSet<&str> = wire::TYPES.into();
+    listed.retain(|kind| !COMMANDS.contains(kind) && *kind != wire::LEASE_EXPIRE);
+    assert_eq!(read, listed, "{error}");
+}
+
 #[test]
 fn every_code_has_an_example() {
     let cases: Vec<String> = examples(wire::REQUEST_DENIED).into_keys().collect();
