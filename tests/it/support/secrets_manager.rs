@@ -169,6 +169,11 @@ impl FakeSecretsManager {
         self.world().deletion_takes = duration;
     }
 
+    /// From now on it takes as many creations and deletions as come.
+    pub fn lift_quotas(&self) {
+        self.world().lift_quotas();
+    }
+
     /// Listings come in pages of at most so many secrets.
     pub fn set_page(&self, secrets: usize) {
         self.world().page = secrets;

@@ -47,6 +47,11 @@ impl World {
         }
     }
 
+    pub fn lift_quotas(&mut self) {
+        self.creating = Bucket::new(1_000_000);
+        self.deletions = Bucket::new(1_000_000);
+    }
+
     /// Does what a call asks for, or what was ordered to go wrong with it.
     pub fn call(
         &mut self,
