@@ -63,11 +63,10 @@ verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at eve
 	run() { "$$@" 2>&1 | tee --append target/verify.log || status=$$?; }
 	run cargo test --locked --lib --config profile.dev.package.keycard.opt-level=1 -- \
 		--ignored --nocapture within_the_full_bound
-	run tests/integration.sh 16 postgres
-	run tests/integration.sh 17 amqp
-	run tests/integration.sh 18 amqp
-	run tests/integration.sh 18 postgres
 	for queue in amqp postgres; do
+		for version in 16 17 18; do
+			run tests/integration.sh $$version $$queue
+		done
 		run env KEYCARD_TEST_QUEUE=$$queue cargo test --locked --no-fail-fast --test it -- --ignored crash_matrix::
 	done
 	run env PROPTEST_CASES=5000 cargo test --locked --test it -- properties::

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, Once};
 
 use keycard::queue::amqp::AmqpQueue;
@@ -13,6 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Vhost, connect};
 use crate::queue::conformance::{Backend, Command, ack, next};
+use crate::support::eventually;
 use crate::support::servers::{RabbitMq, Tls};
 
 #[derive(Clone, Default)]
@@ -109,6 +111,7 @@ async fn a_private_authority_is_trusted_and_no_other() {
         .with_ansi(false)
         .finish();
     let refused = settings(&wrong);
+    let said = log.clone();
     let connecting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -116,9 +119,17 @@ async fn a_private_authority_is_trusted_and_no_other() {
             .unwrap();
         tracing::subscriber::with_default(subscriber, || {
             runtime.block_on(async {
-                let connecting = AmqpQueue::connect(refused);
-                let waited = tokio::time::timeout(std::time::Duration::from_secs(4), connecting);
-                assert!(waited.await.is_err(), "it keeps trying");
+                let mut connecting = pin!(AmqpQueue::connect(refused));
+                let told = eventually("it is told", 30, async || {
+                    said.text().contains("UnknownIssuer").then_some(())
+                });
+                tokio::select! {
+                    _ = &mut connecting => panic!("it gave up, or is connected"),
+                    () = told => {}
+                }
+                // It keeps trying, and says no more of it.
+                let more = tokio::time::timeout(std::time::Duration::from_secs(4), connecting);
+                assert!(more.await.is_err());
             });
         });
     });
