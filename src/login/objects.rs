@@ -81,11 +81,10 @@ async fn try_clear(client: &mut Client, leaver: &Leaver<'_>) -> Result<(), Refus
     {
         return Ok(());
     }
-    let joined = join(client, leaver.username).await?;
+    join(client, leaver.username).await?;
     let cleared = clear_as_member(client, leaver).await;
-    if joined {
-        part(client, leaver.username).await?;
-    }
+    // Also what a worker left that died in between.
+    part(client, leaver.username).await?;
     cleared
 }
 

@@ -45,6 +45,14 @@ async fn what_a_login_leaves_open_for_others_is_shut_though_the_login_stays() {
         for attempt in &tries {
             stranger.batch_execute(attempt).await.unwrap();
         }
+        // As a worker leaves it that dies while it clears up.
+        let admin = &guest.site.admin;
+        guest
+            .superuser(&format!(
+                "SET ROLE {admin}; GRANT {} TO {admin}; RESET ROLE",
+                guest.username
+            ))
+            .await;
         guest.orders.revoke(&guest.lease_id).await;
         guest.failure().await;
         for attempt in &tries {
