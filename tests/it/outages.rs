@@ -175,7 +175,11 @@ async fn an_answer_is_not_told_after_the_denial_that_replaced_it() {
         (site.count(open).await == 0).then_some(())
     })
     .await;
-    let answers = orders.answers_to(&id);
+    // What is told is on its way to whoever hears it.
+    let answers = eventually("the denial is heard", SOON, async || {
+        Some(orders.answers_to(&id)).filter(|answers| answers.len() > 1)
+    })
+    .await;
     let kinds: Vec<&str> = answers.iter().map(Heard::kind).collect();
     assert_eq!(kinds, ["credential.issued.v1", "request.denied.v1"]);
 }
