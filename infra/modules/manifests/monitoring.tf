@@ -1,0 +1,55 @@
+locals {
+  alerts = yamldecode(file("${path.module}/files/alerts.yaml"))
+
+  monitoring = [
+    for object in [
+      {
+        wanted = var.monitoring.service_monitor
+        manifest = {
+          apiVersion = "monitoring.coreos.com/v1"
+          kind       = "ServiceMonitor"
+          metadata   = merge(local.metadata, { labels = merge(local.labels, var.monitoring.labels) })
+          spec = {
+            selector  = { matchLabels = local.labels }
+            endpoints = [{ port = "metrics", interval = "30s" }]
+          }
+        }
+      },
+      {
+        wanted = var.monitoring.rules
+        manifest = {
+          apiVersion = "monitoring.coreos.com/v1"
+          kind       = "PrometheusRule"
+          metadata   = merge(local.metadata, { labels = merge(local.labels, var.monitoring.labels) })
+          spec = {
+            groups = [
+              for group in local.alerts.groups : {
+                name = group.name
+                rules = [
+                  for rule in group.rules : merge(rule, {
+                    annotations = merge(rule.annotations, {
+                      for key, url in { runbook_url = var.monitoring.runbook_url } : key => "${url}#${lower(rule.alert)}" if url != null
+                    })
+                  })
+                ]
+              }
+            ]
+          }
+        }
+      },
+      {
+        wanted = var.monitoring.dashboard
+        manifest = {
+          apiVersion = "v1"
+          kind       = "ConfigMap"
+          metadata = {
+            name      = "${var.name}-dashboard"
+            namespace = var.namespace
+            labels    = merge(local.labels, { (var.monitoring.dashboard_label) = "1" })
+          }
+          data = { "keycard.json" = file("${path.module}/files/dashboard.json") }
+        }
+      },
+    ] : object.manifest if object.wanted
+  ]
+}

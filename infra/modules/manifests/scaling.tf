@@ -1,0 +1,52 @@
+locals {
+  # keycard.expiry is why this works with no worker at all: a lease that is due is a message there.
+  queues = ["keycard.requests", "keycard.leases", "keycard.expiry"]
+
+  scaling = [
+    for scaling in [var.scaling] : [
+      {
+        apiVersion = "keda.sh/v1alpha1"
+        kind       = "TriggerAuthentication"
+        metadata   = local.metadata
+        spec       = { secretTargetRef = [{ parameter = "host", name = scaling.broker_secret.name, key = scaling.broker_secret.key }] }
+      },
+      {
+        apiVersion = "keda.sh/v1alpha1"
+        kind       = "ScaledObject"
+        metadata   = local.metadata
+        spec = {
+          scaleTargetRef  = { name = var.name }
+          minReplicaCount = scaling.min_replicas
+          maxReplicaCount = scaling.max_replicas
+          pollingInterval = scaling.polling_interval_seconds
+          cooldownPeriod  = scaling.cooldown_seconds
+          # The broker cannot be asked: keep what runs, and have one at least.
+          fallback = { failureThreshold = 3, replicas = max(1, scaling.min_replicas), behavior = "currentReplicasIfHigher" }
+          triggers = concat(
+            [
+              for queue in local.queues : {
+                type = "rabbitmq"
+                # Over HTTP the length counts what workers hold unacknowledged as well, so that none is
+                # scaled away for having taken a message.
+                metadata = {
+                  protocol  = "http"
+                  mode      = "QueueLength"
+                  queueName = queue
+                  value     = tostring(scaling.messages_per_replica)
+                }
+                useCachedMetrics  = true
+                authenticationRef = { name = var.name }
+              }
+            ],
+            [
+              for cron in [scaling.cron] : {
+                type     = "cron"
+                metadata = { timezone = cron.timezone, start = cron.start, end = cron.end, desiredReplicas = "1" }
+              } if scaling.min_replicas == 0
+            ],
+          )
+        }
+      },
+    ] if scaling != null
+  ]
+}

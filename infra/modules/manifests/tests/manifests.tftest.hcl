@@ -1,0 +1,233 @@
+# No provider, so that everything is known: what is asserted is what a cluster and a broker get.
+
+variables {
+  namespace    = "keycard"
+  image        = "registry.example.com/keycard@sha256:0000000000000000000000000000000000000000000000000000000000000000"
+  installation = "prod"
+  operators    = ["platform-ops"]
+  databases = {
+    app = {
+      host          = "app.example.com"
+      dbname        = "app"
+      password      = { secret = "keycard-admin/app" }
+      allowed_roles = ["app-*"]
+    }
+    "billing.eu" = {
+      host          = "billing.example.com"
+      port          = 6432
+      dbname        = "billing"
+      password      = { kubernetes_secret = { name = "billing-admin", key = "password" } }
+      allowed_roles = ["*"]
+    }
+  }
+  roles = {
+    app-role = { database = "app", groups = ["app_readwrite"], requesters = ["orders-svc", "orders.eu"] }
+    billing  = { database = "billing.eu", creation_statements = ["CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"], requesters = ["orders-svc"], max_ttl = "12h" }
+  }
+  broker = { host = "broker.example.com", password = { secret = "keycard-broker" } }
+  store  = { region = "eu-west-1" }
+}
+
+run "configuration" {
+  command = plan
+
+  assert {
+    condition     = strcontains(output.keycard_toml, "connection_url = \"postgresql://{{username}}@app.example.com:5432/app?sslmode=verify-full\"")
+    error_message = output.keycard_toml
+  }
+  assert {
+    condition     = strcontains(output.keycard_toml, "[databases.\"billing.eu\"]") && strcontains(output.keycard_toml, "password = { file = \"/run/secrets/keycard/billing-admin/password\" }")
+    error_message = output.keycard_toml
+  }
+  assert {
+    condition     = strcontains(output.keycard_toml, "url = \"amqps://keycard@broker.example.com:5671/keycard\"")
+    error_message = "The broker is reached without TLS."
+  }
+  assert {
+    condition     = !strcontains(output.keycard_toml, "null")
+    error_message = "What is not given has to be left out."
+  }
+  assert {
+    condition     = toset(output.password_secrets) == toset(["keycard-admin/app", "keycard-broker"])
+    error_message = "The worker has to read exactly these."
+  }
+}
+
+run "pods_are_restricted" {
+  command = plan
+
+  assert {
+    condition     = length([for m in output.manifests : m if m.kind == "Deployment"]) == 1
+    error_message = "There is one Deployment."
+  }
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [
+        m.spec.template.spec.securityContext.runAsUser == 65532,
+        m.spec.template.spec.securityContext.seccompProfile.type == "RuntimeDefault",
+        [for c in m.spec.template.spec.containers : [
+          c.securityContext.readOnlyRootFilesystem,
+          !c.securityContext.allowPrivilegeEscalation,
+          c.securityContext.capabilities.drop == ["ALL"],
+          alltrue([for mount in c.volumeMounts : mount.readOnly]),
+        ]],
+        m.spec.template.spec.terminationGracePeriodSeconds > 25,
+        m.spec.replicas == 2,
+      ] if m.kind == "Deployment"
+    ]))
+    error_message = "The pod is not as the restricted standard asks."
+  }
+  assert {
+    condition = length(flatten([
+      for m in output.manifests : [
+        for rule in m.spec.egress : [
+          for to in rule.to : to if try(to.ipBlock.cidr, "") == "169.254.170.23/32" && rule.ports[0].port == 80
+        ]
+      ] if m.kind == "NetworkPolicy"
+    ])) == 1
+    error_message = "Without Pod Identity's agent there are no credentials."
+  }
+  assert {
+    condition = toset(flatten([
+      for m in output.manifests : [for rule in m.spec.egress : [for p in rule.ports : p.port]] if m.kind == "NetworkPolicy"
+    ])) == toset([53, 80, 443, 5432, 5671, 6432])
+    error_message = "Workers may reach DNS, broker, databases and AWS, and nothing else."
+  }
+  assert {
+    condition     = toset([for m in output.manifests : m.kind]) == toset(["ServiceAccount", "ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "NetworkPolicy", "ServiceMonitor", "PrometheusRule"])
+    error_message = "Without scaling there is nothing of KEDA's."
+  }
+}
+
+run "scaled_to_zero_by_keda" {
+  command = plan
+  variables {
+    scaling = { broker_secret = { name = "keycard-keda" }, min_replicas = 0 }
+  }
+
+  assert {
+    condition = [
+      for m in output.manifests : [for t in m.spec.triggers : try(t.metadata.queueName, t.type)] if m.kind == "ScaledObject"
+    ] == [["keycard.requests", "keycard.leases", "keycard.expiry", "cron"]]
+    error_message = "A due lease, and the clock, have to wake a worker."
+  }
+  assert {
+    condition     = [for m in output.manifests : contains(keys(m.spec), "replicas") if m.kind == "Deployment"] == [false]
+    error_message = "A release would undo what KEDA has scaled."
+  }
+}
+
+run "one_worker_at_least_needs_no_cron" {
+  command = plan
+  variables {
+    scaling = { broker_secret = { name = "keycard-keda" } }
+  }
+
+  assert {
+    condition     = [for m in output.manifests : [m.spec.minReplicaCount, length(m.spec.triggers)] if m.kind == "ScaledObject"] == [[1, 3]]
+    error_message = "One worker runs always."
+  }
+}
+
+run "monitoring_can_be_left_out" {
+  command = plan
+  variables {
+    monitoring = { service_monitor = false, rules = false, dashboard = false }
+  }
+
+  assert {
+    condition     = length([for m in output.manifests : m if strcontains(m.apiVersion, "monitoring") || endswith(m.metadata.name, "-dashboard")]) == 0
+    error_message = "Clusters without the Prometheus operator refuse its objects."
+  }
+}
+
+run "alerts_point_into_the_runbook" {
+  command = plan
+  variables {
+    monitoring = { runbook_url = "https://example.com/RUNBOOK.md" }
+  }
+
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [
+        for r in m.spec.groups[0].rules : r.annotations.runbook_url == "https://example.com/RUNBOOK.md#${lower(r.alert)}"
+      ] if m.kind == "PrometheusRule"
+    ]))
+    error_message = "An alert without its section."
+  }
+}
+
+run "each_requester_has_its_own_and_nothing_else" {
+  command = plan
+  variables {
+    scaler_user     = "keycard-keda"
+    password_hashes = { orders-svc = "aGFzaA==", keycard-keda = "aGFzaA==" }
+  }
+
+  assert {
+    condition = [for p in jsondecode(output.rabbitmq_definitions).permissions : p if p.user == "orders.eu"] == [{
+      user      = "orders.eu"
+      vhost     = "keycard"
+      configure = "^orders=2Eeu\\."
+      write     = "^(orders=2Eeu\\..*|keycard\\.(requests|leases))$"
+      read      = "^(orders=2Eeu\\..*|keycard\\.events)$"
+    }]
+    error_message = nonsensitive(output.rabbitmq_definitions)
+  }
+  assert {
+    condition     = toset([for p in jsondecode(output.rabbitmq_definitions).topic_permissions : p.user]) == toset(["orders-svc", "orders.eu", "platform-ops"])
+    error_message = "Whoever has no topic permission may bind to everybody's results."
+  }
+  assert {
+    condition     = [for p in jsondecode(output.rabbitmq_definitions).permissions : p.user if strcontains(p.read, "dead-letters") || startswith(p.read, "^keycard")] == ["keycard", "platform-ops"]
+    error_message = "Only operators look at dead letters."
+  }
+  assert {
+    condition     = { for u in jsondecode(output.rabbitmq_definitions).users : u.name => u.tags } == { orders-svc = [], keycard-keda = ["monitoring"] }
+    error_message = "Users without a password hash are not made."
+  }
+}
+
+run "an_image_by_tag_is_refused" {
+  command = plan
+  variables {
+    image = "registry.example.com/keycard:latest"
+  }
+  expect_failures = [var.image]
+}
+
+run "a_password_in_two_places_is_refused" {
+  command = plan
+  variables {
+    broker = { host = "b", password = { secret = "a", kubernetes_secret = { name = "a", key = "b" } } }
+  }
+  expect_failures = [var.broker]
+}
+
+run "a_role_without_its_database_is_refused" {
+  command = plan
+  variables {
+    roles = { app-role = { database = "nowhere", groups = ["g"], requesters = ["orders-svc"] } }
+  }
+  expect_failures = [var.roles]
+}
+
+run "keycards_own_user_asks_for_nothing" {
+  command = plan
+  variables {
+    roles = { app-role = { database = "app", groups = ["g"], requesters = ["keycard"] } }
+  }
+  expect_failures = [var.roles]
+}
+
+run "more_connections_than_a_database_has_are_refused" {
+  command = plan
+  variables {
+    databases = {
+      app          = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"], connections_max = 19 }
+      "billing.eu" = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"] }
+    }
+    scaling = { broker_secret = { name = "keycard-keda" } }
+  }
+  expect_failures = [var.databases]
+}

@@ -1,0 +1,141 @@
+variable "name" {
+  description = "Name of every object and the prefix of those that need another."
+  type        = string
+  default     = "keycard"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$", var.name))
+    error_message = "name is a DNS label of at most 40 characters: a-z, 0-9 and -, beginning with a letter."
+  }
+}
+
+variable "namespace" {
+  description = "Namespace of every object. It has to exist; the pods fit the restricted Pod Security Standard."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", var.namespace))
+    error_message = "namespace is a DNS label: a-z, 0-9 and -."
+  }
+}
+
+variable "image" {
+  description = "The worker's image, by digest: REGISTRY/keycard@sha256:..."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^[^@[:space:]]+@sha256:[0-9a-f]{64}$", var.image))
+    error_message = "image names a digest (NAME@sha256: and 64 hexadecimal digits): a tag can be moved."
+  }
+}
+
+variable "service_account_annotations" {
+  description = "Annotations of the service account, such as eks.amazonaws.com/role-arn for IRSA. EKS Pod Identity needs none."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
+variable "replicas" {
+  description = "How many workers run where KEDA does not scale them."
+  type        = number
+  default     = 2
+  nullable    = false
+
+  validation {
+    condition     = var.replicas >= 1 && floor(var.replicas) == var.replicas
+    error_message = "replicas is a whole number from 1 on."
+  }
+}
+
+variable "resources" {
+  description = "What a worker asks for and may use. A hostile message can take 64 MiB of stack for a moment: leave room for it."
+  type = object({
+    cpu          = optional(string, "100m")
+    memory       = optional(string, "128Mi")
+    memory_limit = optional(string, "512Mi")
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "log_level" {
+  description = "Level of the worker's log (RUST_LOG)."
+  type        = string
+  default     = "info"
+  nullable    = false
+
+  validation {
+    condition     = contains(["error", "warn", "info", "debug", "trace"], var.log_level)
+    error_message = "log_level is error, warn, info, debug or trace."
+  }
+}
+
+variable "network" {
+  description = "Whom the workers may reach and who may read their metrics. Everything else is denied. The broker and the databases are in the address ranges given; aws_cidrs (port 443) are Secrets Manager's, narrower with a VPC endpoint."
+  type = object({
+    broker_cidrs         = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
+    database_cidrs       = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
+    aws_cidrs            = optional(list(string), ["0.0.0.0/0"])
+    monitoring_namespace = optional(string, "monitoring")
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition = alltrue([
+      for cidr in concat(var.network.broker_cidrs, var.network.database_cidrs, var.network.aws_cidrs) : can(cidrnetmask(cidr))
+    ])
+    error_message = "network holds IPv4 ranges such as 10.0.0.0/16."
+  }
+
+  validation {
+    condition     = length(var.network.broker_cidrs) > 0 && length(var.network.database_cidrs) > 0 && length(var.network.aws_cidrs) > 0
+    error_message = "network needs at least one range each: an empty list would mean every address."
+  }
+}
+
+variable "monitoring" {
+  description = "Objects for the Prometheus operator and Grafana's sidecar, each on its own. labels are those that the operator selects monitors and rules by; runbook_url is the page that alerts point into."
+  type = object({
+    service_monitor = optional(bool, true)
+    rules           = optional(bool, true)
+    dashboard       = optional(bool, true)
+    labels          = optional(map(string), {})
+    dashboard_label = optional(string, "grafana_dashboard")
+    runbook_url     = optional(string)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "scaling" {
+  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag monitoring. With min_replicas 0 the cron wakes a worker for a sweep now and then, as a lost message would wake nobody."
+  type = object({
+    broker_secret            = object({ name = string, key = optional(string, "host") })
+    min_replicas             = optional(number, 1)
+    max_replicas             = optional(number, 4)
+    messages_per_replica     = optional(number, 100)
+    polling_interval_seconds = optional(number, 60)
+    cooldown_seconds         = optional(number, 300)
+    cron = optional(object({
+      timezone = optional(string, "UTC")
+      start    = optional(string, "0 * * * *")
+      end      = optional(string, "5 * * * *")
+    }), {})
+  })
+  default = null
+
+  validation {
+    condition     = var.scaling == null ? true : var.scaling.min_replicas >= 0 && var.scaling.max_replicas >= 1 && var.scaling.min_replicas <= var.scaling.max_replicas
+    error_message = "scaling.min_replicas is at least 0 and at most max_replicas, which is at least 1."
+  }
+
+  validation {
+    condition     = var.scaling == null ? true : var.scaling.messages_per_replica >= 1 && var.scaling.polling_interval_seconds >= 5 && var.scaling.cooldown_seconds >= 0
+    error_message = "scaling.messages_per_replica is at least 1, polling_interval_seconds at least 5, cooldown_seconds at least 0."
+  }
+}
