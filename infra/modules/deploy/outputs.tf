@@ -1,0 +1,4 @@
+output "revision" {
+  description = "Helm's number of what was released."
+  value       = helm_release.keycard.metadata.revision
+}
