@@ -123,7 +123,7 @@ variable "roles" {
 }
 
 variable "broker" {
-  description = "RabbitMQ, always over TLS: where it is and keycard's own user. management_port is what KEDA asks."
+  description = "RabbitMQ, always over TLS: where it is and keycard's own user."
   type = object({
     host     = string
     port     = optional(number, 5671)

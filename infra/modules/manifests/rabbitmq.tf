@@ -47,7 +47,7 @@ locals {
         name              = permission.user
         password_hash     = var.password_hashes[permission.user]
         hashing_algorithm = "rabbit_password_hashing_sha256"
-        tags              = permission.user == var.scaler_user ? ["monitoring"] : []
+        tags              = permission.user == var.scaler_user ? ["management"] : []
       } if contains(keys(var.password_hashes), permission.user)
     ]
   }

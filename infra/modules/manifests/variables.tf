@@ -63,7 +63,7 @@ variable "resources" {
 }
 
 variable "log_level" {
-  description = "Level of the worker's log (RUST_LOG)."
+  description = "Level of the workers' logs, which are JSON."
   type        = string
   default     = "info"
   nullable    = false
@@ -113,7 +113,7 @@ variable "monitoring" {
 }
 
 variable "scaling" {
-  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag monitoring. With min_replicas 0 the cron wakes a worker for a sweep now and then, as a lost message would wake nobody."
+  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag management. With min_replicas 0 the cron wakes a worker for a sweep now and then, as a lost message would wake nobody."
   type = object({
     broker_secret            = object({ name = string, key = optional(string, "host") })
     min_replicas             = optional(number, 1)

@@ -23,9 +23,9 @@ locals {
   container = {
     name            = "keycard"
     image           = var.image
-    args            = ["worker"]
+    args            = ["--log-level", var.log_level, "--log-format", "json", "worker"]
     imagePullPolicy = "IfNotPresent"
-    env             = [{ name = "RUST_LOG", value = var.log_level }, { name = "AWS_REGION", value = var.store.region }]
+    env             = [{ name = "AWS_REGION", value = var.store.region }]
     ports           = [{ name = "metrics", containerPort = local.metrics_port, protocol = "TCP" }]
     resources = {
       requests = { cpu = var.resources.cpu, memory = var.resources.memory }

@@ -183,7 +183,7 @@ run "each_requester_has_its_own_and_nothing_else" {
     error_message = "Only operators look at dead letters."
   }
   assert {
-    condition     = { for u in jsondecode(output.rabbitmq_definitions).users : u.name => u.tags } == { orders-svc = [], keycard-keda = ["monitoring"] }
+    condition     = { for u in jsondecode(output.rabbitmq_definitions).users : u.name => u.tags } == { orders-svc = [], keycard-keda = ["management"] }
     error_message = "Users without a password hash are not made."
   }
 }
