@@ -175,7 +175,10 @@ run "each_requester_has_its_own_and_nothing_else" {
     error_message = nonsensitive(output.rabbitmq_definitions)
   }
   assert {
-    condition     = toset([for p in jsondecode(output.rabbitmq_definitions).topic_permissions : p.user]) == toset(["orders-svc", "orders.eu", "platform-ops"])
+    condition = jsondecode(output.rabbitmq_definitions).topic_permissions == [
+      for user, name in { orders-svc = "orders-svc", "orders.eu" = "orders=2Eeu", platform-ops = "platform-ops" } :
+      { user = user, vhost = "keycard", exchange = "keycard.events", write = "^$", read = "^${name}\\." }
+    ]
     error_message = "Whoever has no topic permission may bind to everybody's results."
   }
   assert {
