@@ -30,7 +30,17 @@ fn the_readme_lists_every_key_of_the_configuration() {
 #[test]
 fn links_lead_somewhere() {
     let mut links = 0;
-    for document in ["README.md", "ARCHITECTURE.md", "events/README.md"] {
+    for document in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "events/README.md",
+        "infra/README.md",
+        "infra/RUNBOOK.md",
+        "infra/modules/manifests/README.md",
+        "infra/modules/aws/README.md",
+        "infra/modules/broker/README.md",
+        "infra/modules/deploy/README.md",
+    ] {
         let path = root().join(document);
         let text = fs::read_to_string(&path).unwrap();
         for (at, _) in text.match_indices("](") {

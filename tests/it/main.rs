@@ -18,6 +18,7 @@ mod embedded;
 mod expiry;
 mod hostile;
 mod idempotency;
+mod infra;
 mod ledger;
 mod life;
 mod logins;

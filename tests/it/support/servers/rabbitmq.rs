@@ -95,6 +95,11 @@ impl RabbitMq {
         self.api("PUT", &["topic-permissions", vhost, user], &permissions);
     }
 
+    /// Loads vhosts, users and permissions, as an administrator would.
+    pub fn import_definitions(&self, definitions: &Value) {
+        self.api("POST", &["definitions"], definitions);
+    }
+
     /// Waits for the first count, which a new queue lacks for a second.
     pub fn queue_messages(&self, vhost: &str, queue: &str) -> QueueDepth {
         self.poll(&format!("count of the messages in {queue}"), || {

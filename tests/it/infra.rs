@@ -1,0 +1,3 @@
+//! What infra/ gives to servers, given to real ones. It is rendered by Terraform, without providers.
+
+mod amqp;
