@@ -1,5 +1,9 @@
 //! Builds the adapters that the configuration names; the only place that knows them all.
 
+mod doctor;
+
+pub use doctor::examine;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::Path;

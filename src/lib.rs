@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map: modules, invariants and the walk of one lease through the code.
 
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;

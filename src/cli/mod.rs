@@ -5,6 +5,7 @@ mod audit;
 mod config_check;
 mod credential;
 mod dead_letters;
+mod doctor;
 mod fetch;
 mod freeze;
 mod import;
@@ -76,6 +77,16 @@ enum Command {
     /// Look at the configuration.
     #[command(subcommand, after_help = "Example:\n  keycard config check")]
     Config(ConfigCommand),
+    /// Look at everything that a worker needs, and rehearse every role; exit code 1 when something fails.
+    #[command(
+        after_help = "Example:\n  keycard doctor\n  keycard doctor --output json",
+        long_about = "Look at everything that a worker needs, and rehearse every role; exit code 1 \
+                      when something fails, 0 when there are warnings only.\n\nOf each role a login \
+                      is created, used and dropped: a lease of the requester keycard-doctor, whose \
+                      login is refused after 20 s whatever becomes of this command. A secret is \
+                      written and deleted. Nothing else is changed."
+    )]
+    Doctor(doctor::Arguments),
     /// Print the script that a DBA runs once in a database, so that keycard needs no superuser.
     #[command(
         after_help = "Example:\n  keycard setup-sql --database my-postgres-db \\\n    | psql -v ON_ERROR_STOP=1 -d mydb"
@@ -199,6 +210,7 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
     let usual = match arguments.command {
         Command::Worker => LevelFilter::INFO,
         Command::Config(_)
+        | Command::Doctor(_)
         | Command::SetupSql { .. }
         | Command::Adopt(_)
         | Command::Audit(_)
@@ -220,6 +232,7 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
     let done = match arguments.command {
         Command::Worker => worker::run(config, environment).await,
         Command::Config(ConfigCommand::Check) => config_check::run(config, environment),
+        Command::Doctor(arguments) => doctor::run(config, environment, arguments).await,
         Command::SetupSql { database } => setup_sql::run(config, environment, &database),
         Command::Adopt(arguments) => adopt::run(config, environment, &arguments).await,
         Command::Audit(audit) => audit::run(config, environment, audit).await,

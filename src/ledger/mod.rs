@@ -6,6 +6,7 @@ mod audit;
 mod clear;
 mod connection;
 mod counts;
+mod examine;
 mod freeze;
 mod read;
 mod reconcile;
@@ -19,6 +20,7 @@ mod sweep;
 
 pub use audit::{About, AuditFilter, AuditRow, Refusal};
 pub use connection::Endpoint;
+pub use examine::Examined;
 pub use freeze::Frozen;
 pub use read::Search;
 pub use reconcile::{Known, Odd, View};

@@ -73,7 +73,7 @@ impl Ledger {
 }
 
 impl View {
-    async fn of(database: &str, client: Client) -> Result<Self, LedgerError> {
+    pub(super) async fn of(database: &str, client: Client) -> Result<Self, LedgerError> {
         let view = Self {
             database: database.to_owned(),
             client,
@@ -211,7 +211,7 @@ impl View {
         question: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, LedgerError> {
-        const OPERATION: &str = "compare ledger and roles";
+        const OPERATION: &str = "look at ledger and roles";
         /// Postgres itself gives a statement 10 s; longer means that it does not answer.
         const PATIENCE: Duration = Duration::from_secs(25);
         timeout(PATIENCE, self.client.query(question, parameters))

@@ -202,7 +202,7 @@ async fn create_schema(client: &Client, database: &str) -> Result<(), LedgerErro
 }
 
 /// A trigger, a view or a function that somebody else put there would run with keycard's rights.
-async fn check_owner(client: &Client, database: &str) -> Result<(), LedgerError> {
+pub(super) async fn check_owner(client: &Client, database: &str) -> Result<(), LedgerError> {
     let foreign = client
         .query_opt(
             "SELECT object, pg_get_userbyid(owner)::text FROM (

@@ -7,7 +7,10 @@
 pub mod aws;
 pub mod credential;
 pub mod directory;
+mod examine;
 mod pace;
+
+pub use examine::examine;
 
 use std::collections::BTreeMap;
 

@@ -13,6 +13,7 @@ mod effects;
 mod lanes;
 mod outage;
 mod reconcile;
+mod rehearse;
 mod report;
 mod restore;
 mod retention;
@@ -35,6 +36,7 @@ pub use compare::Views;
 use lanes::Bulkheads;
 pub use lanes::pause;
 use outage::Outages;
+pub use rehearse::{rehearsal_rules, rehearse};
 pub use report::{Action, Finding, Kind, Report};
 pub use restore::Bereft;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down: a module may import those that come after it.
-const ORDER: [&str; 16] = [
+const ORDER: [&str; 17] = [
     "main",
     "cli",
     "app",
@@ -17,6 +17,7 @@ const ORDER: [&str; 16] = [
     "wire",
     "lease",
     "password",
+    "check",
     "fault",
     "injection",
     "clock",

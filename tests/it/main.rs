@@ -13,6 +13,7 @@ mod contract;
 mod crash_matrix;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod documents;
 mod embedded;
 mod expiry;
