@@ -112,13 +112,7 @@ pub async fn compare(config: &Config) -> Result<Report, AppError> {
 async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, AppError> {
     match &config.queue {
         config::Queue::Amqp(broker) => {
-            let queue = AmqpQueue::connect(amqp::Settings {
-                uri: broker.uri(),
-                password: reader(&broker.password, region(config)),
-                ca_file: broker.ca_file.clone(),
-                installation: config.installation.clone(),
-                prefetch: broker.prefetch,
-            });
+            let queue = AmqpQueue::connect(as_worker(config, broker));
             Ok(Arc::new(queue.await?))
         }
         config::Queue::Postgres { database, prefetch } => {
@@ -130,6 +124,16 @@ async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, Ap
             });
             Ok(Arc::new(queue.await?))
         }
+    }
+}
+
+fn as_worker(config: &Config, broker: &config::Amqp) -> amqp::Settings {
+    amqp::Settings {
+        uri: broker.uri(),
+        password: reader(&broker.password, region(config)),
+        ca_file: broker.ca_file.clone(),
+        installation: config.installation.clone(),
+        prefetch: broker.prefetch,
     }
 }
 

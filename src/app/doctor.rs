@@ -5,9 +5,10 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use tokio::join;
 
-use super::{compare, ledger, rules, store};
+use super::{as_worker, compare, ledger, rules, store};
 use crate::check::Check;
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::queue::{amqp, postgres};
 use crate::store::examine as examine_store;
 use crate::worker::{Report, rehearsal_rules, rehearse};
 
@@ -42,16 +43,32 @@ pub async fn examine(config: &Config) -> Vec<Check> {
         }
         checks
     });
-    let (databases, store, agreement) = join!(
+    let (databases, queue, store, agreement) = join!(
         join_all(databases),
+        examined_queue(config),
         examined_store(config),
         agreement(config)
     );
     databases
         .into_iter()
         .flatten()
+        .chain(queue)
         .chain([store, agreement])
         .collect()
+}
+
+async fn examined_queue(config: &Config) -> Vec<Check> {
+    match &config.queue {
+        config::Queue::Amqp(broker) => amqp::examine(&as_worker(config, broker)).await,
+        config::Queue::Postgres { database, .. } => {
+            let rules = Arc::new(rules(config));
+            // The configuration has it, or it would not be one.
+            match ledger(config, database, &config.databases[database], &rules) {
+                Ok(ledger) => postgres::examine(&ledger).await,
+                Err(error) => vec![Check::failed("queue", &error)],
+            }
+        }
+    }
 }
 
 async fn examined_store(config: &Config) -> Check {

@@ -309,7 +309,11 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
-    fn sql(operation: &'static str, database: &str, error: &tokio_postgres::Error) -> Self {
+    pub(crate) fn sql(
+        operation: &'static str,
+        database: &str,
+        error: &tokio_postgres::Error,
+    ) -> Self {
         Self::Sql {
             operation,
             database: database.to_owned(),

@@ -1,7 +1,10 @@
 //! `keycard doctor`: all is well, and each thing that can be wrong.
 
+mod amqp;
+
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use keycard::clock::host_now;
@@ -10,6 +13,7 @@ use serde_json::Value;
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::process::Output;
+use crate::support::servers::{Postgres, postgres_version};
 use crate::support::site::{Site, Wishes};
 
 /// What a run of the doctor said.
@@ -59,11 +63,12 @@ impl Said {
         assert!(about.iter().any(is_it), "{words:?}: {about:#?}");
     }
 
-    /// The names of all that are not ok.
+    /// The names of all that are not ok. Logins of other tests' sites on the shared server are no
+    /// ledger's of this site, so whether all agree is looked at on a server of its own.
     fn ill(&self) -> Vec<&str> {
         self.checks
             .iter()
-            .filter(|check| check["status"] != "ok")
+            .filter(|check| check["status"] != "ok" && check["name"] != "agreement")
             .map(|check| check["name"].as_str().unwrap())
             .collect()
     }
@@ -76,7 +81,9 @@ async fn superuser(site: &Site, statements: &str) {
 /// Logins of the site's ledger that exist, and secrets of it.
 async fn assert_nothing_is_left(site: &Site) {
     assert_eq!(site.logins().await, 0);
-    assert_eq!(site.secret_files(), Vec::<std::path::PathBuf>::new());
+    let mut files = site.secret_files();
+    files.retain(|file| !file.ends_with(".lock"));
+    assert_eq!(files, Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,8 +267,13 @@ revocation_statements = ["SELECT 1/0"]
 
 #[tokio::test(flavor = "multi_thread")]
 async fn overdue_stuck_and_orphaned_are_told() {
-    let site = Site::usual().await;
+    let site = Site::new(Wishes {
+        postgres: Box::leak(Box::new(Postgres::start(postgres_version(), &[], None))),
+        ..Wishes::default()
+    })
+    .await;
     let mut worker = site.worker().await;
+    Said::by(&site).says("agreement", "ok", "agree");
     let orders = site.client("orders-svc").await;
     for _ in 0..2 {
         orders.issued("app-role", None).await;
@@ -269,10 +281,11 @@ async fn overdue_stuck_and_orphaned_are_told() {
     worker.kill();
     superuser(
         &site,
-        "UPDATE keycard.leases SET expires_at = clock_timestamp() - interval '5 min';
+        "UPDATE keycard.leases SET expires_at = clock_timestamp() - interval '5 min'
+         WHERE state = 'active';
          UPDATE keycard.leases SET state = 'revoking', failures = 6, cause = 'expired',
              retry_at = clock_timestamp()
-         WHERE id = (SELECT id FROM keycard.leases LIMIT 1)",
+         WHERE id = (SELECT id FROM keycard.leases WHERE state = 'active' LIMIT 1)",
     )
     .await;
     let orphan = format!("kc_orphan_{}", site.name);

@@ -158,7 +158,7 @@ impl Broker {
     }
 
     /// For messages: what is spoken where, which is what may be wrong.
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         let (host, port) = (&self.uri.authority.host, self.uri.authority.port);
         match self.uri.scheme {
             AMQPScheme::AMQP => format!("{host}:{port} without TLS (amqp://)"),

@@ -11,12 +11,14 @@
 //! | `message` | properties and headers |
 //! | `deaths` | what the broker notes on messages that it moves |
 //! | `client` | a service's side, for the command line |
+//! | `examine` | what `keycard doctor` looks at |
 //! | `letters` | the dead letters, for an operator |
 
 mod client;
 mod connection;
 mod consumer;
 mod deaths;
+mod examine;
 mod ladder;
 mod letters;
 mod message;
@@ -25,6 +27,7 @@ mod reply;
 mod topology;
 
 pub use client::Client;
+pub use examine::examine;
 pub use letters::AmqpDeadLetters;
 
 use std::path::PathBuf;

@@ -89,6 +89,66 @@ pub(super) async fn declare(broker: &Broker, connection: &Connection) -> Result<
         .unwrap_or_else(|_| Err(silence()))
 }
 
+/// The exchanges and queues that are not there, by name, and how many messages wait among the dead
+/// letters and among the results that nobody had bound.
+pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Looked, QueueError> {
+    let looking = async {
+        let mut looked = Looked::default();
+        let queues = [REQUESTS, LEASES, EXPIRY, DEAD_LETTERS, UNROUTED].map(str::to_owned);
+        for queue in queues.into_iter().chain(Rung::all().map(Rung::queue)) {
+            let options = QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            };
+            // One that is missing costs the channel.
+            let channel = open_channel(connection).await?;
+            let declaring = channel.queue_declare(queue.as_str().into(), options, table([]));
+            match declaring.await {
+                Ok(there) if queue == DEAD_LETTERS => looked.dead_letters = there.message_count(),
+                Ok(there) if queue == UNROUTED => looked.unrouted = there.message_count(),
+                Ok(_) => {}
+                Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
+                    looked.missing.push(queue)
+                }
+                Err(error) => return Err(refusal(broker, &error)),
+            }
+        }
+        for exchange in [MARKER, REQUESTS, LEASES, EVENTS, UNROUTED] {
+            let options = ExchangeDeclareOptions {
+                passive: true,
+                ..ExchangeDeclareOptions::default()
+            };
+            let channel = open_channel(connection).await?;
+            let kind = ExchangeKind::Fanout;
+            match channel
+                .exchange_declare(exchange.into(), kind, options, table([]))
+                .await
+            {
+                Ok(()) => {}
+                Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
+                    looked.missing.push(exchange.to_owned());
+                }
+                Err(error) => return Err(refusal(broker, &error)),
+            }
+        }
+        Ok(looked)
+    };
+    timeout(OPERATION_TIMEOUT, looking)
+        .await
+        .unwrap_or_else(|_| Err(silence()))
+}
+
+/// What there is of keycard's exchanges and queues.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Those that are not there.
+    pub(super) missing: Vec<String>,
+    /// Messages among the dead letters.
+    pub(super) dead_letters: u32,
+    /// Results that nobody had bound a queue for.
+    pub(super) unrouted: u32,
+}
+
 /// Refuses a broker without dead-lettering at least once, which came with `RabbitMQ` 3.10. lapin
 /// keeps the server's version to itself, so the capability is asked for: a broker that knows the
 /// argument refuses this value of it, one that does not makes a temporary queue.

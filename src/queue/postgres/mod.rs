@@ -6,15 +6,18 @@
 //! | `session` | claims, acknowledgements and what a session's end means |
 //! | `upkeep` | who may use the queue, and what is old enough to go |
 //! | `client` | a service's side, and an operator's |
+//! | `examine` | what `keycard doctor` looks at |
 //!
 //! Tables and functions are in the ledger's migrations.
 
 mod client;
 mod consumer;
+mod examine;
 mod session;
 mod upkeep;
 
 pub use client::Client;
+pub use examine::examine;
 
 use std::future::Future;
 use std::sync::Arc;
