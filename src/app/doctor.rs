@@ -14,9 +14,9 @@ use crate::worker::{Report, rehearsal_rules, rehearse};
 
 /// Looks at every part, side by side. What is wrong with one keeps no other from being looked at.
 pub async fn examine(config: &Config) -> Vec<Check> {
-    let rules = Arc::new(rehearsal_rules(rules(config)));
+    let to_rehearse = Arc::new(rehearsal_rules(rules(config)));
     let databases = config.databases.iter().map(async |(name, database)| {
-        let ledger = match ledger(config, name, database, &rules) {
+        let ledger = match ledger(config, name, database, &to_rehearse) {
             Ok(ledger) => ledger,
             Err(error) => {
                 return vec![Check::failed(

@@ -24,7 +24,7 @@ pub(super) async fn run(
     arguments: Arguments,
 ) -> Result<(), Failure> {
     let config = Config::load(path, environment)?;
-    let checks = app::examine(&config).await;
+    let checks = Box::pin(app::examine(&config)).await;
     match arguments.output {
         Output::Json => print_json(&checks.iter().map(value).collect()),
         Output::Table => print_table(

@@ -243,23 +243,23 @@ impl Ledger {
         admin: &str,
         since_16: bool,
     ) -> Result<Vec<(String, String)>, LedgerError> {
-        let mut named: BTreeMap<&str, String> = BTreeMap::new();
+        let mut wanted: BTreeMap<&str, String> = BTreeMap::new();
         for (name, role) in &self.rules.roles {
             if role.database != self.database {
                 continue;
             }
             for group in &role.template.groups {
-                named
+                wanted
                     .entry(group)
                     .or_insert_with(|| format!("roles.{name}.groups"));
             }
             if let Owned::Reassigned(keeper) = &role.template.upkeep.owned {
-                named
+                wanted
                     .entry(keeper)
                     .or_insert_with(|| format!("roles.{name}.reassign_owned_to"));
             }
         }
-        let names: Vec<&str> = named.keys().copied().collect();
+        let names: Vec<&str> = wanted.keys().copied().collect();
         let rows = view
             .ask(
                 r#"SELECT asked.name, r.oid IS NOT NULL,
@@ -272,7 +272,7 @@ impl Ledger {
         let mut missing = Vec::new();
         for row in &rows {
             let group: &str = row.get(0);
-            let by = named.get(group).map_or("", String::as_str);
+            let by = wanted.get(group).map_or("", String::as_str);
             let quoted = escape_identifier(group);
             if !row.get::<_, bool>(1) {
                 missing.push((

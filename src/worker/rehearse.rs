@@ -30,6 +30,8 @@ const _: () = assert!(TTL.as_secs() <= HOLD.as_secs().cast_signed());
 /// The rules under which every role may be rehearsed, for as long as a rehearsal takes.
 #[must_use]
 pub fn rehearsal_rules(mut rules: Rules) -> Rules {
+    // The doctor asks by the database's own clock, for one role after the other.
+    rules.request_age_max = SignedDuration::from_hours(1);
     for role in rules.roles.values_mut() {
         role.requesters = BTreeSet::from([rehearser()]);
         role.policy = RolePolicy {
@@ -123,9 +125,10 @@ async fn create(ledger: &Ledger, role: &str, now: Timestamp) -> Result<GivenLogi
 /// does that its requester revokes.
 async fn end(ledger: &Ledger, given: &StoredLease, now: Timestamp) -> Result<(), String> {
     let subject = Subject::Known(given.lease.id.uuid);
-    let attempt = given.lease.attempt;
-    take(ledger, subject, Event::Delivered { attempt }).await?;
-    let mut event = Event::Revoke(asking(now));
+    let mut event = Event::Delivered {
+        attempt: given.lease.attempt,
+    };
+    let mut is_asked_for = false;
     loop {
         let decided = take(ledger, subject, event).await?;
         let Some(stored) = &decided.stored else {
@@ -133,24 +136,26 @@ async fn end(ledger: &Ledger, given: &StoredLease, now: Timestamp) -> Result<(),
         };
         let (terminated, left) = clear(ledger, &decided, stored).await?;
         let attempt = stored.lease.attempt;
-        event = match decided.decision.then {
-            Then::Report(Report::SessionsGone) => Event::SessionsGone {
+        event = match (decided.decision.then, &stored.lease.state) {
+            (Then::Report(Report::SessionsGone), _) => Event::SessionsGone {
                 attempt,
                 terminated,
                 left: left.map(Into::into),
             },
-            Then::Report(Report::Cleared) => Event::Cleared { attempt },
-            Then::Report(Report::Delivered) | Then::Ack | Then::Defer(_) => {
-                return match stored.lease.state {
-                    State::Closed { .. } => Ok(()),
-                    State::Issuing
-                    | State::Active
-                    | State::Revoking { .. }
-                    | State::Dropped { .. } => Err(stored
-                        .last_failure
-                        .clone()
-                        .unwrap_or_else(|| decided.decision.reason.into_owned())),
-                };
+            (Then::Report(Report::Cleared), _) => Event::Cleared { attempt },
+            (_, State::Closed { .. }) => return Ok(()),
+            (_, State::Active) if !is_asked_for => {
+                is_asked_for = true;
+                Event::Revoke(asking(now))
+            }
+            (
+                _,
+                State::Issuing | State::Active | State::Revoking { .. } | State::Dropped { .. },
+            ) => {
+                return Err(stored
+                    .last_failure
+                    .clone()
+                    .unwrap_or_else(|| decided.decision.reason.into_owned()));
             }
         };
     }

@@ -108,7 +108,7 @@ pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Loo
                 Ok(there) if queue == UNROUTED => looked.unrouted = there.message_count(),
                 Ok(_) => {}
                 Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
-                    looked.missing.push(queue)
+                    looked.missing.push(queue);
                 }
                 Err(error) => return Err(refusal(broker, &error)),
             }
