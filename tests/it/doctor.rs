@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::process::Output;
-use crate::support::servers::{Postgres, postgres_version};
-use crate::support::site::{Site, Wishes};
+use crate::support::servers::{Postgres, postgres_version, shared_moto};
+use crate::support::site::{Site, StoreKind, Wishes};
 
 /// What a run of the doctor said.
 struct Said {
@@ -374,4 +374,102 @@ async fn a_doctor_that_dies_leaves_a_login_that_ends_by_itself() {
     assert_nothing_is_left(&site).await;
     let delivered = "SELECT count(*) FROM keycard.audit WHERE action = 'issued'";
     assert_eq!(site.count(delivered).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_will_run_out_is_told() {
+    // The thousand logins are no look-alikes to anybody else's test on a server of their own.
+    let site = Site::new(Wishes {
+        postgres: Box::leak(Box::new(Postgres::start(postgres_version(), &[], None))),
+        ..Wishes::default()
+    })
+    .await;
+    let _worker = site.worker().await;
+    let admin = &site.admin;
+    superuser(
+        &site,
+        &format!(
+            "SET ROLE {admin};
+             DO $$ BEGIN FOR i IN 1..1000 LOOP
+                 EXECUTE format('CREATE ROLE kc_many_%s', i);
+             END LOOP; END $$;
+             RESET ROLE;
+             DO $$ BEGIN
+                 EXECUTE (SELECT 'GRANT SELECT ON public.orders TO '
+                              || string_agg('kc_many_' || i, ', ') FROM generate_series(1, 500) i);
+             END $$;
+             ALTER ROLE {admin} CONNECTION LIMIT 9"
+        ),
+    )
+    .await;
+    let said = Said::by(&site);
+    assert_eq!(said.code, Some(0), "{:#?}", said.checks);
+    said.says(
+        "databases.app.grants",
+        "warning",
+        "public.orders grants something to 500",
+    );
+    said.says(
+        "databases.app.connections",
+        "warning",
+        "raise max_connections",
+    );
+    let memberships = if site.postgres.version >= 16 {
+        ("warning", "1000 logins")
+    } else {
+        ("ok", " 0 logins")
+    };
+    said.says("databases.app.memberships", memberships.0, memberships.1);
+
+    superuser(
+        &site,
+        &format!("ALTER ROLE {admin} SUPERUSER CONNECTION LIMIT -1"),
+    )
+    .await;
+    let said = Said::by(&site);
+    said.says("databases.app.superuser", "warning", "keycard setup-sql");
+    said.says("databases.app.connections", "ok", "room for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clocks_that_differ_and_ledgers_of_others_are_told() {
+    let site = Site::usual().await;
+    let _worker = site.worker().await;
+    let library = format!(
+        "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1",
+        std::env::consts::ARCH
+    );
+    for (ahead, status, words) in [("+2m", "warning", "by 120"), ("-10m", "failure", "by 600")] {
+        let mut doctor = site.command(&["doctor", "--output", "json"]);
+        doctor.env("LD_PRELOAD", &library).env("FAKETIME", ahead);
+        doctor.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let said = Said::of(Output::of(&mut doctor));
+        said.says("databases.app.clock", status, words);
+        // The database's clock decides.
+        said.says("roles.app-role", "ok", "dropped");
+    }
+
+    let mut other = site.command(&["doctor", "--output", "json"]);
+    let said = Said::of(Output::of(other.env("KEYCARD_INSTALLATION", "another")));
+    assert_eq!(said.code, Some(1));
+    said.says("databases.app.ledger", "failure", "belongs elsewhere");
+    said.says("roles.app-role", "warning", "not rehearsed");
+    assert_nothing_is_left(&site).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secrets_manager_is_written_to_and_left_as_it_was() {
+    let moto = shared_moto();
+    let site = Site::new(Wishes {
+        store: StoreKind::Aws(moto.url.clone()),
+        ..Wishes::default()
+    })
+    .await;
+    let said = Said::by(&site);
+    said.says("store", "ok", "deleted in aws-secrets-manager");
+    let mut away = site.command(&["doctor", "--output", "json"]);
+    away.env("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1");
+    let said = Said::of(Output::of(&mut away));
+    assert_eq!(said.code, Some(1));
+    said.says("store", "failure", "mend [store]");
 }

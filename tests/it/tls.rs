@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 use crate::services::with_python;
 use crate::support::client::SOON;
 use crate::support::eventually;
-use crate::support::process::Worker;
+use crate::support::process::{Output, Worker};
 use crate::support::servers::{Postgres, RabbitMq, Tls, postgres_version, shared_postgres};
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
@@ -158,6 +158,13 @@ impl Secured {
         self.site.worker_unready(&variables)
     }
 
+    /// What `keycard doctor` says of all this.
+    fn doctor(&self) -> Output {
+        let mut doctor = self.site.command(&["doctor"]);
+        let variables = self.variables.iter();
+        Output::of(doctor.envs(variables.map(|(name, value)| (name, value))))
+    }
+
     /// The worker leaves the database alone and says all of `words`.
     async fn misses_its_database(&self, words: &[&str]) {
         self.says(words).await;
@@ -207,6 +214,10 @@ async fn a_credential_is_issued_over_tls_with_an_authority_of_ones_own() {
         ))
         .await;
     assert!(encrypted > 0);
+    let looked = secured.doctor();
+    let said = &looked.stdout;
+    assert!(looked.status.success(), "{said}");
+    assert!(said.contains(", over verified TLS"), "{said}");
 }
 
 /// libpq takes the authority from its own variable.
@@ -279,6 +290,10 @@ async fn a_database_of_an_unknown_authority_is_not_spoken_to() {
             "in ca_file the authority that signed it",
         ])
         .await;
+    let looked = secured.doctor();
+    let said = &looked.stdout;
+    assert_eq!(looked.status.code(), Some(1), "{said}");
+    assert!(said.contains("UnknownIssuer"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
