@@ -1,13 +1,14 @@
 //! Looking at one database as `keycard doctor` does: what is there, what is missing, what it will
 //! come to. Nothing is changed.
 
-use std::collections::BTreeMap;
+mod privileges;
+mod room;
+
 use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::ready;
 use jiff::{SignedDuration, Timestamp};
-use postgres_protocol::escape::escape_identifier;
 use secrecy::SecretString;
 use tokio_postgres::config::Host;
 
@@ -15,7 +16,6 @@ use super::schema::{LEDGER_VERSION, check_owner, check_record};
 use super::{Ledger, LedgerError, View};
 use crate::check::{Check, Status};
 use crate::clock;
-use crate::login::Owned;
 
 /// Major versions of Postgres that keycard is tested with.
 const VERSIONS: std::ops::RangeInclusive<i32> = 15..=18;
@@ -25,16 +25,6 @@ const CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// From here on commands of this host are denied, and AWS refuses its signatures.
 const CLOCK_DIFFERENCE_MAX: SignedDuration = SignedDuration::from_mins(5);
-
-/// Connections of a worker beside its pool: migrations or a look at the database, the queue's, and
-/// one to clear away what a login leaves.
-const CONNECTIONS_BESIDE: i64 = 3;
-
-/// Memberships from which on creating a login is noticeably slower (see README.md).
-const MEMBERSHIPS: i64 = 1_000;
-
-/// Direct grants to logins on one table: at some 2,400 Postgres refuses the next.
-const GRANTS: i64 = 500;
 
 /// How long an overdue lease may wait for the next sweep.
 const OVERDUE_SECONDS: f64 = 60.0;
@@ -161,213 +151,6 @@ impl Ledger {
         } else {
             Check::ok(name, seen)
         }
-    }
-
-    /// What keycard's user may do; each missing grant by its name.
-    async fn look_at_privileges(
-        &self,
-        view: &View,
-        checks: &mut Vec<Check>,
-    ) -> Result<(), LedgerError> {
-        let rows = view
-            .ask(
-                "SELECT current_user::text, rolsuper, rolcreaterole,
-                        pg_has_role('pg_signal_backend', 'USAGE'), current_database()::text,
-                        (SELECT pg_get_userbyid(nspowner)::text FROM pg_namespace
-                         WHERE nspname = 'keycard'),
-                        has_database_privilege(current_database(), 'CREATE'),
-                        current_setting('server_version_num')::integer >= 160000
-                 FROM pg_roles WHERE rolname = current_user",
-                &[],
-            )
-            .await?;
-        let row = self.only(&rows)?;
-        let name = self.named("privileges");
-        let (user, is_super): (&str, bool) = (row.get(0), row.get(1));
-        let admin = escape_identifier(user);
-        let mut missing: Vec<(String, String)> = Vec::new();
-        if !is_super && !row.get::<_, bool>(2) {
-            missing.push((
-                format!("{user:?} has no CREATEROLE"),
-                format!("ALTER ROLE {admin} CREATEROLE"),
-            ));
-        }
-        if !row.get::<_, bool>(3) {
-            missing.push((
-                format!("{user:?} cannot end sessions"),
-                format!("GRANT pg_signal_backend TO {admin}"),
-            ));
-        }
-        match row.get::<_, Option<&str>>(5) {
-            Some(owner) if owner == user => {}
-            Some(owner) => missing.push((
-                format!("schema keycard belongs to {owner:?}"),
-                format!("ALTER SCHEMA keycard OWNER TO {admin}"),
-            )),
-            None if row.get(6) => {}
-            None => missing.push((
-                format!("there is no schema keycard, and {user:?} may not create it"),
-                format!(
-                    "CREATE SCHEMA keycard AUTHORIZATION {admin}; as `keycard setup-sql --database {}` says",
-                    self.database
-                ),
-            )),
-        }
-        let since_16 = row.get(7);
-        missing.extend(self.missing_groups(view, &admin, since_16).await?);
-        if missing.is_empty() && is_super {
-            checks.push(Check::warning(
-                self.named("superuser"),
-                format!("{user:?} is a superuser, and keycard needs none"),
-                format!(
-                    "name another user, made by `keycard setup-sql --database {}`",
-                    self.database
-                ),
-            ));
-        } else if missing.is_empty() {
-            checks.push(Check::ok(&name, format!("{user:?} has what it needs")));
-        }
-        checks.extend(
-            missing
-                .into_iter()
-                .map(|(seen, remedy)| Check::failure(&name, seen, remedy)),
-        );
-        Ok(())
-    }
-
-    /// Groups and keepers of this database's roles that keycard's user cannot grant, with what
-    /// mends it.
-    async fn missing_groups(
-        &self,
-        view: &View,
-        admin: &str,
-        since_16: bool,
-    ) -> Result<Vec<(String, String)>, LedgerError> {
-        let mut wanted: BTreeMap<&str, String> = BTreeMap::new();
-        for (name, role) in &self.rules.roles {
-            if role.database != self.database {
-                continue;
-            }
-            for group in &role.template.groups {
-                wanted
-                    .entry(group)
-                    .or_insert_with(|| format!("roles.{name}.groups"));
-            }
-            if let Owned::Reassigned(keeper) = &role.template.upkeep.owned {
-                wanted
-                    .entry(keeper)
-                    .or_insert_with(|| format!("roles.{name}.reassign_owned_to"));
-            }
-        }
-        let names: Vec<&str> = wanted.keys().copied().collect();
-        let rows = view
-            .ask(
-                r#"SELECT asked.name, r.oid IS NOT NULL,
-                          coalesce(pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'), false)
-                   FROM unnest($1::text[]) AS asked (name)
-                   LEFT JOIN pg_roles r ON r.rolname::text COLLATE "default" = asked.name"#,
-                &[&names],
-            )
-            .await?;
-        let mut missing = Vec::new();
-        for row in &rows {
-            let group: &str = row.get(0);
-            let by = wanted.get(group).map_or("", String::as_str);
-            let quoted = escape_identifier(group);
-            if !row.get::<_, bool>(1) {
-                missing.push((
-                    format!("there is no role {group:?}, which {by} names"),
-                    format!("CREATE ROLE {quoted} NOLOGIN, and grant it what logins may do"),
-                ));
-            } else if since_16 && !row.get::<_, bool>(2) {
-                missing.push((
-                    format!("keycard's user may not grant {group:?}, which {by} names"),
-                    format!("GRANT {quoted} TO {admin} WITH ADMIN TRUE, INHERIT FALSE, SET FALSE"),
-                ));
-            }
-        }
-        Ok(missing)
-    }
-
-    /// What may run out: connections, memberships of keycard's user, tables' access lists.
-    async fn look_at_room(&self, view: &View, checks: &mut Vec<Check>) -> Result<(), LedgerError> {
-        // Autovacuum's and parallel workers count as well: they are few, and hide their kind.
-        let rows = view
-            .ask(
-                "WITH sessions AS MATERIALIZED (
-                     SELECT datid, usesysid FROM pg_stat_activity WHERE datid IS NOT NULL)
-                 SELECT least(
-                     current_setting('max_connections')::bigint
-                         - current_setting('superuser_reserved_connections')::bigint
-                         - coalesce(current_setting('reserved_connections', true), '0')::bigint
-                         - (SELECT count(*) FROM sessions),
-                     CASE WHEN rolconnlimit >= 0 THEN rolconnlimit
-                         - (SELECT count(*) FROM sessions WHERE usesysid = r.oid) END,
-                     CASE WHEN datconnlimit >= 0 THEN datconnlimit
-                         - (SELECT count(*) FROM sessions WHERE datid = d.oid) END)
-                 FROM pg_roles r, pg_database d
-                 WHERE rolname = current_user AND datname = current_database()",
-                &[],
-            )
-            .await?;
-        let room: i64 = self.only(&rows)?.get(0);
-        let size = i64::try_from(self.pool.status().max_size).unwrap_or(i64::MAX);
-        let wanted = size.saturating_add(CONNECTIONS_BESIDE);
-        let name = self.named("connections");
-        let seen = format!("room for {room} more, and a worker takes up to {wanted}");
-        checks.push(if room >= wanted {
-            Check::ok(name, seen)
-        } else {
-            let remedy = "raise max_connections in Postgres (or the limit of keycard's user or of the database), or lower the configuration's";
-            Check::warning(name, seen, remedy)
-        });
-
-        let rows = view
-            .ask(
-                "SELECT count(*) FROM pg_auth_members m
-                 JOIN pg_roles own ON own.oid = m.member JOIN pg_roles login ON login.oid = m.roleid
-                 WHERE own.rolname = current_user
-                   AND login.rolname >= 'kc_'::name AND login.rolname < 'kc`'::name",
-                &[],
-            )
-            .await?;
-        let memberships: i64 = self.only(&rows)?.get(0);
-        let name = self.named("memberships");
-        let seen = format!("keycard's user is a member of {memberships} logins");
-        checks.push(if memberships < MEMBERSHIPS {
-            Check::ok(name, seen)
-        } else {
-            let remedy =
-                "shorten default_ttl, or have services share a login for longer: creating slows down with each";
-            Check::warning(name, seen, remedy)
-        });
-
-        let rows = view
-            .ask(
-                "SELECT relation::regclass::text, grants FROM (
-                     SELECT c.oid, (SELECT count(DISTINCT grantee) FROM aclexplode(relacl) a
-                                    JOIN pg_roles r ON r.oid = grantee
-                                    WHERE rolname >= 'kc_'::name AND rolname < 'kc`'::name)
-                     FROM pg_class c WHERE cardinality(relacl) >= $1::bigint
-                 ) AS counted (relation, grants)
-                 WHERE grants >= $1::bigint ORDER BY grants DESC LIMIT 1",
-                &[&GRANTS],
-            )
-            .await?;
-        let name = self.named("grants");
-        checks.push(match rows.first() {
-            None => Check::ok(name, "no table's access list is full of logins"),
-            Some(row) => Check::warning(
-                name,
-                format!(
-                    "{} grants something to {} logins directly; Postgres refuses after some 2,400",
-                    row.get::<_, &str>(0),
-                    row.get::<_, i64>(1)
-                ),
-                "give roles `groups` instead of statements that GRANT",
-            ),
-        });
-        Ok(())
     }
 
     /// Whose ledger it is, and what waits in it.
