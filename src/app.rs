@@ -24,6 +24,7 @@ use crate::config::{self, Config, PasswordSource, TlsMode};
 use crate::fault::Disposition;
 use crate::ledger::{Endpoint, Ledger, LedgerError, Role, Rules, Told};
 use crate::login::{SCRAM_ITERATIONS, Template, Upkeep};
+use crate::metrics::{Need, Readiness};
 use crate::password::ReadPassword;
 use crate::queue::amqp::{self, AmqpDeadLetters, AmqpQueue};
 use crate::queue::postgres::{self, PostgresQueue};
@@ -63,19 +64,28 @@ pub enum AppError {
 }
 
 /// Builds a worker: every ledger is migrated and checked, the broker's queues are declared. Waits
-/// for whatever is away, until `stop` is cancelled.
+/// for whatever is away, until `stop` is cancelled. With `readiness` it tells there what it reaches,
+/// and counts for the metrics.
 ///
 /// # Errors
 /// What somebody must mend first.
-pub async fn worker(config: &Config, stop: &CancellationToken) -> Result<Worker, AppError> {
+pub async fn worker(
+    config: &Config,
+    readiness: Option<Arc<Readiness>>,
+    stop: &CancellationToken,
+) -> Result<Worker, AppError> {
     tokio::select! {
-        built = build_worker(config, stop) => built,
+        built = build_worker(config, readiness, stop) => built,
         // Not cancel-safe, and nothing is lost: the process ends.
         () = stop.cancelled() => Err(AppError::Stopped),
     }
 }
 
-async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worker, AppError> {
+async fn build_worker(
+    config: &Config,
+    readiness: Option<Arc<Readiness>>,
+    stop: &CancellationToken,
+) -> Result<Worker, AppError> {
     let rules = Arc::new(rules(config));
     let store = store(config).await?;
     let ledgers = ledgers(config, &rules)?;
@@ -83,6 +93,10 @@ async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worke
         .await
         .into_iter()
         .collect::<Result<(), _>>()?;
+    if let Some(readiness) = &readiness {
+        // Until there is a worker that looks: nothing else is waited for.
+        readiness.looked_at(Need::Queue, false);
+    }
     let queue = queue(config, &rules).await?;
     let parts = Parts {
         rules,
@@ -91,7 +105,7 @@ async fn build_worker(config: &Config, stop: &CancellationToken) -> Result<Worke
         ledgers,
         sweep_interval: config.worker.sweep_interval,
         reconcile_interval: config.worker.reconcile_interval,
-        has_readers: config.worker.metrics_address.is_some(),
+        readiness,
         prefetch: config.queue.prefetch(),
     };
     Ok(Worker::new(parts, stop.clone()))

@@ -3,8 +3,10 @@
 //! Nothing is kept or served before [`serve`]. No label holds what a sender chooses freely.
 
 mod listener;
+mod readiness;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -12,6 +14,8 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
+
+pub use readiness::{Need, Readiness};
 
 const REQUESTS: &str = "keycard_requests_total";
 const REVOCATIONS: &str = "keycard_revocations_total";
@@ -26,6 +30,8 @@ const STUCK: &str = "keycard_leases_stuck";
 const FROZEN: &str = "keycard_frozen";
 const ORPHANS: &str = "keycard_orphans";
 const COUNTED: &str = "keycard_ledger_up";
+const QUEUE_UP: &str = "keycard_queue_up";
+const STORE_UP: &str = "keycard_store_up";
 
 /// The role of what concerns no role of the configuration; no name of a role begins so.
 const NO_ROLE: &str = "-";
@@ -53,12 +59,13 @@ pub struct MetricsError {
     problem: String,
 }
 
-/// Serves everything that is counted from now on at `/metrics`, to whoever can reach the address.
-/// Once in a process.
+/// Serves everything that is counted from now on at `/metrics`, at `/livez` that the process
+/// answers and at `/readyz` whether it reaches what it needs, to whoever can reach the address. Once
+/// in a process.
 ///
 /// # Errors
 /// When nobody can listen there.
-pub async fn serve(address: SocketAddr) -> Result<(), MetricsError> {
+pub async fn serve(address: SocketAddr, readiness: Arc<Readiness>) -> Result<(), MetricsError> {
     let refused = |problem: String| MetricsError { address, problem };
     let listener = TcpListener::bind(address)
         .await
@@ -81,7 +88,7 @@ pub async fn serve(address: SocketAddr) -> Result<(), MetricsError> {
             observed.run_upkeep();
         }
     });
-    tokio::spawn(listener::listen(listener, move || handle.render()));
+    tokio::spawn(listener::listen(listener, handle, readiness));
     tracing::info!(address = %bound, "metrics are served at /metrics");
     Ok(())
 }
@@ -135,6 +142,14 @@ fn describe() {
     describe_gauge!(
         COUNTED,
         "1 when the ledger could be asked for the counts of leases, 0 when they are unknown."
+    );
+    describe_gauge!(
+        QUEUE_UP,
+        "1 when the queue could be asked for its dead letters, else 0."
+    );
+    describe_gauge!(
+        STORE_UP,
+        "1 when the secret store could be asked about a secret, else 0."
     );
 }
 
@@ -219,6 +234,12 @@ pub fn parked(code: &'static str) {
 /// So many dead letters are kept; `None` when the queue could not be asked.
 pub fn dead_letters(waiting: Option<u32>) {
     gauge!(DEAD_LETTERS_WAITING).set(waiting.map_or(f64::NAN, f64::from));
+    gauge!(QUEUE_UP).set(f64::from(u8::from(waiting.is_some())));
+}
+
+/// The secret store could be asked about a secret, or not.
+pub fn store_looked_at(answers: bool) {
+    gauge!(STORE_UP).set(f64::from(u8::from(answers)));
 }
 
 /// So many things of this kind still differ after a reconciliation; `None` when the database's were

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, stack};
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
-use crate::{injection, metrics};
+use crate::injection;
+use crate::metrics::{self, Readiness};
 
 pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
     stack::make_room(environment);
@@ -20,11 +21,14 @@ pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Resul
     }
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
+    let mut readiness = None;
     if let Some(address) = config.worker.metrics_address {
-        let serving = metrics::serve(address).await;
+        let told = Arc::new(Readiness::new(config.databases.keys()));
+        let serving = metrics::serve(address, Arc::clone(&told)).await;
         serving.map_err(|error| Failure::Failed(error.to_string()))?;
+        readiness = Some(told);
     }
-    let worker = match app::worker(&config, &stop).await {
+    let worker = match app::worker(&config, readiness, &stop).await {
         Err(AppError::Stopped) => return Ok(()),
         built => Arc::new(built?),
     };

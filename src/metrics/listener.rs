@@ -1,4 +1,5 @@
-//! Where Prometheus reads: `GET /metrics` over plain HTTP, and nothing else.
+//! Where Prometheus and Kubernetes read: `GET` of `/metrics`, `/livez` and `/readyz` over plain HTTP,
+//! and nothing else.
 //!
 //! Anybody may be at the other end. Few are heard at a time, each for seconds and with one request
 //! of a few kilobytes, so that nobody costs the worker memory or sockets that it needs.
@@ -12,9 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
+
+use super::Readiness;
 
 /// Readers at a time; the others wait to be accepted.
 const READERS_MAX: usize = 16;
@@ -28,9 +32,9 @@ const REQUEST_BYTES_MAX: usize = 8 * 1024;
 /// Answers whoever connects, for ever.
 pub(super) async fn listen(
     listener: TcpListener,
-    render: impl Fn() -> String + Send + Sync + 'static,
+    metrics: PrometheusHandle,
+    readiness: Arc<Readiness>,
 ) {
-    let render = Arc::new(render);
     let places = Arc::new(Semaphore::new(READERS_MAX));
     let mut server = http1::Builder::new();
     server.keep_alive(false).max_buf_size(REQUEST_BYTES_MAX);
@@ -40,9 +44,10 @@ pub(super) async fn listen(
             sleep(Duration::from_secs(1)).await;
             continue;
         };
-        let render = Arc::clone(&render);
+        let (metrics, readiness) = (metrics.clone(), Arc::clone(&readiness));
         let answer = service_fn(move |request: Request<_>| {
-            let response = respond(request.method(), request.uri().path(), &*render);
+            let (method, path) = (request.method(), request.uri().path());
+            let response = respond(method, path, &metrics, &readiness);
             async { Ok::<_, Infallible>(response) }
         });
         let conversation = server.serve_connection(TokioIo::new(stream), answer);
@@ -54,22 +59,38 @@ pub(super) async fn listen(
     }
 }
 
-fn respond(method: &Method, path: &str, render: impl Fn() -> String) -> Response<String> {
+fn respond(
+    method: &Method,
+    path: &str,
+    metrics: &PrometheusHandle,
+    readiness: &Readiness,
+) -> Response<String> {
+    const PLAIN: (HeaderName, &str) = (CONTENT_TYPE, "text/plain; charset=utf-8");
     match (method, path) {
         (&Method::GET, "/metrics") => whole(
             StatusCode::OK,
             (CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"),
-            render(),
+            metrics.render(),
         ),
-        (_, "/metrics") => whole(
+        (&Method::GET, "/livez") => whole(StatusCode::OK, PLAIN, "alive\n".to_owned()),
+        (&Method::GET, "/readyz") => {
+            let out_of_reach = readiness.out_of_reach();
+            if out_of_reach.is_empty() {
+                whole(StatusCode::OK, PLAIN, "ready\n".to_owned())
+            } else {
+                let lines = out_of_reach.join("\n") + "\n";
+                whole(StatusCode::SERVICE_UNAVAILABLE, PLAIN, lines)
+            }
+        }
+        (_, "/metrics" | "/livez" | "/readyz") => whole(
             StatusCode::METHOD_NOT_ALLOWED,
             (ALLOW, "GET"),
             "only GET is answered\n".to_owned(),
         ),
         _ => whole(
             StatusCode::NOT_FOUND,
-            (CONTENT_TYPE, "text/plain"),
-            "there is /metrics, and nothing else\n".to_owned(),
+            PLAIN,
+            "there are /metrics, /livez and /readyz, and nothing else\n".to_owned(),
         ),
     }
 }

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::fault::Disposition;
 use crate::ledger::{Ledger, LedgerError, Rules};
+use crate::metrics::Readiness;
 use crate::queue::{Lane, Queue};
 use crate::store::SecretStore;
 pub use compare::Views;
@@ -56,7 +57,7 @@ pub struct Worker {
     ledgers: BTreeMap<String, Ledger>,
     sweep_interval: Duration,
     reconcile_interval: Duration,
-    has_readers: bool,
+    readiness: Option<Arc<Readiness>>,
     stop: CancellationToken,
     fatal: OnceLock<String>,
     /// Deliveries that may have ended a worker before are processed alone: they take it for writing.
@@ -79,8 +80,9 @@ pub struct Parts {
     pub sweep_interval: Duration,
     /// How often ledgers, logins and secrets are compared.
     pub reconcile_interval: Duration,
-    /// Whether somebody reads the metrics: then leases and dead letters are counted for them.
-    pub has_readers: bool,
+    /// Where somebody reads what the worker reaches and counts: then leases and dead letters are
+    /// counted, and the store is asked, for them.
+    pub readiness: Option<Arc<Readiness>>,
     /// Deliveries in hand at a time, for each lane.
     pub prefetch: u16,
 }
@@ -107,7 +109,7 @@ impl Worker {
             store: parts.store,
             sweep_interval: parts.sweep_interval,
             reconcile_interval: parts.reconcile_interval,
-            has_readers: parts.has_readers,
+            readiness: parts.readiness,
             stop,
             fatal: OnceLock::new(),
             company: RwLock::new(()),
@@ -129,12 +131,14 @@ impl Worker {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
             tasks.spawn(Arc::clone(&self).watch_restores(database.clone()));
             tasks.spawn(Arc::clone(&self).forget(database.clone()));
-            if self.has_readers {
-                tasks.spawn(Arc::clone(&self).count(database.clone()));
-            }
         }
-        if self.has_readers {
-            tasks.spawn(Arc::clone(&self).count_dead_letters());
+        if let Some(readiness) = &self.readiness {
+            for database in self.ledgers.keys() {
+                let count = Arc::clone(&self).count(database.clone(), Arc::clone(readiness));
+                tasks.spawn(count);
+            }
+            tasks.spawn(Arc::clone(&self).count_dead_letters(Arc::clone(readiness)));
+            tasks.spawn(Arc::clone(&self).look_at_store(Arc::clone(readiness)));
         }
         tasks.spawn(Arc::clone(&self).reconcile_periodically());
         tasks.close();

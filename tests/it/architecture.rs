@@ -20,8 +20,8 @@ const ORDER: [&str; 17] = [
     "check",
     "fault",
     "injection",
-    "clock",
     "metrics",
+    "clock",
 ];
 
 /// May be imported by whoever starts it, and imports nothing.

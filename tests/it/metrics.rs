@@ -1,5 +1,7 @@
 //! What Prometheus reads from a worker.
 
+mod readiness;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
@@ -23,11 +25,18 @@ const VARIABLE: &str = "KEYCARD_WORKER__METRICS_ADDRESS";
 async fn worker_with_metrics(site: &Site) -> (Worker, SocketAddr) {
     let worker = site.worker_unready(&[(VARIABLE, "127.0.0.1:0")]);
     worker.ready().await;
-    let log = worker.log();
-    let told = log.split_once("metrics are served at /metrics address=");
-    let address = told.and_then(|(_, rest)| rest.split_whitespace().next());
-    let address = address.unwrap_or_else(|| panic!("{log}"));
-    (worker, address.parse().unwrap())
+    let address = address_of(&worker).await;
+    (worker, address)
+}
+
+/// Where a worker says that it serves metrics, be it ready or not.
+async fn address_of(worker: &Worker) -> SocketAddr {
+    eventually("metrics are served", SOON, async || {
+        let log = worker.log();
+        let (_, rest) = log.split_once("metrics are served at /metrics address=")?;
+        rest.split_once('\n')?.0.trim().parse().ok()
+    })
+    .await
 }
 
 /// What an HTTP client is answered.
@@ -306,6 +315,8 @@ async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
         ("GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
         ("GET /health HTTP/1.1\r\n\r\n", "404 Not Found"),
         ("GET /metrics/ HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /livez HTTP/1.1\r\n\r\n", "200 OK"),
+        ("POST /readyz HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
         ("POST /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
         ("HEAD /metrics HTTP/1.1\r\n\r\n", "405 Method Not Allowed"),
         ("metrics, please\r\n\r\n", "400 Bad Request"),
@@ -315,7 +326,8 @@ async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
             answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
             "{request}: {answer}"
         );
-        assert_eq!(answer.contains("keycard_ledger_up"), status == "200 OK");
+        let is_scrape = request.starts_with("GET /metrics?");
+        assert_eq!(answer.contains("keycard_ledger_up"), is_scrape);
     }
     // What it does not read may break the connection before its answer arrives.
     let mut stream = TcpStream::connect(address).await.unwrap();
