@@ -72,8 +72,14 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve: issue, renew, revoke and expire until SIGTERM.
-    #[command(after_help = "Example:\n  keycard --config /etc/keycard/keycard.toml worker")]
-    Worker,
+    #[command(
+        after_help = "Example:\n  keycard --config /etc/keycard/keycard.toml worker",
+        long_about = "Serve: issue, renew, revoke and expire until SIGTERM.\n\nWith --drain it ends \
+                      by itself, for a cron job beside workers that are scaled to zero: a message \
+                      that was lost wakes nobody. It waits for a broker that is away, and exits with \
+                      1 when a database could not be swept. It serves no metrics."
+    )]
+    Worker(worker::Arguments),
     /// Look at the configuration.
     #[command(subcommand, after_help = "Example:\n  keycard config check")]
     Config(ConfigCommand),
@@ -208,7 +214,7 @@ enum ConfigCommand {
 /// What went wrong, as the person who typed the command needs to know it.
 pub async fn run(arguments: Arguments, environment: &Environment) -> Result<ExitCode, Failure> {
     let usual = match arguments.command {
-        Command::Worker => LevelFilter::INFO,
+        Command::Worker(_) => LevelFilter::INFO,
         Command::Config(_)
         | Command::Doctor(_)
         | Command::SetupSql { .. }
@@ -230,7 +236,7 @@ pub async fn run(arguments: Arguments, environment: &Environment) -> Result<Exit
     telemetry::start(arguments.log_level.unwrap_or(usual), arguments.log_format);
     let config = arguments.config.as_deref();
     let done = match arguments.command {
-        Command::Worker => worker::run(config, environment).await,
+        Command::Worker(arguments) => worker::run(config, environment, &arguments).await,
         Command::Config(ConfigCommand::Check) => config_check::run(config, environment),
         Command::Doctor(arguments) => doctor::run(config, environment, arguments).await,
         Command::SetupSql { database } => setup_sql::run(config, environment, &database),

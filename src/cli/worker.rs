@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,18 @@ use crate::config::{Config, Environment};
 use crate::injection;
 use crate::metrics::{self, Readiness};
 
-pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Do what waits in the queue, look once for what is due in the databases, and end.
+    #[arg(long)]
+    drain: bool,
+}
+
+pub(super) async fn run(
+    path: Option<&Path>,
+    environment: &Environment,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
     stack::make_room(environment);
     let config = Config::load(path, environment)?;
     config.check_passwords()?;
@@ -22,7 +34,8 @@ pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Resul
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     let mut readiness = None;
-    if let Some(address) = config.worker.metrics_address {
+    // Nobody reads a run that ends, and a worker beside it may have the address.
+    if let Some(address) = config.worker.metrics_address.filter(|_| !arguments.drain) {
         let told = Arc::new(Readiness::new(config.databases.keys()));
         let serving = metrics::serve(address, Arc::clone(&told)).await;
         serving.map_err(|error| Failure::Failed(error.to_string()))?;
@@ -36,12 +49,20 @@ pub(super) async fn run(path: Option<&Path>, environment: &Environment) -> Resul
         installation = config.installation,
         databases = config.databases.len(),
         roles = config.roles.len(),
-        "keycard serves"
+        "{}",
+        if arguments.drain {
+            "keycard drains"
+        } else {
+            "keycard serves"
+        }
     );
-    worker
-        .run(config.worker.shutdown_grace)
-        .await
-        .map_err(|stopped| Failure::Failed(stopped.to_string()))?;
+    let grace = config.worker.shutdown_grace;
+    let stopped = if arguments.drain {
+        worker.drain(grace).await
+    } else {
+        worker.run(grace).await
+    };
+    stopped.map_err(|stopped| Failure::Failed(stopped.to_string()))?;
     tracing::info!("keycard has stopped");
     Ok(())
 }

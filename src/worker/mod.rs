@@ -3,12 +3,13 @@
 //! One delivery goes through `command` (what does it ask?), `carry` (decide, commit, run the
 //! effects, and again until the core is satisfied) and `lanes` (acknowledge or defer). The
 //! `sweep` enters at `carry` with whatever nobody looked after, `reconcile` with whatever `compare`
-//! found to differ.
+//! found to differ. `drain` is a run that ends by itself.
 
 mod carry;
 mod command;
 mod compare;
 mod count;
+mod drain;
 mod effects;
 mod lanes;
 mod outage;
@@ -141,6 +142,25 @@ impl Worker {
             tasks.spawn(Arc::clone(&self).look_at_store(Arc::clone(readiness)));
         }
         tasks.spawn(Arc::clone(&self).reconcile_periodically());
+        self.finish(tasks, grace).await
+    }
+
+    /// Works off what waits in the queue, then sweeps each database once, and stops as
+    /// [`Worker::run`] does. What waits for its time, or is deferred, is left to others.
+    ///
+    /// # Errors
+    /// When a database could not be swept, or it came upon something that somebody must mend first.
+    pub async fn drain(self: Arc<Self>, grace: Duration) -> Result<(), Stopped> {
+        let tasks = TaskTracker::new();
+        for lane in Lane::ALL {
+            tasks.spawn(Arc::clone(&self).serve(lane));
+        }
+        tasks.spawn(Arc::clone(&self).sweep_when_drained());
+        self.finish(tasks, grace).await
+    }
+
+    /// Waits until the worker is told to stop, then for what is in hand.
+    async fn finish(&self, tasks: TaskTracker, grace: Duration) -> Result<(), Stopped> {
         tasks.close();
         self.stop.cancelled().await;
         tracing::info!("stopping: what is in hand is finished, the rest handed back");

@@ -21,11 +21,24 @@ impl Worker {
         };
         let mut ticks = each(self.sweep_interval);
         while self.goes_on(&mut ticks).await {
-            let swept = AssertUnwindSafe(self.sweep_once(ledger)).catch_unwind();
-            match swept.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.note(&database, &error),
-                Err(_) => tracing::error!(database, "the sweep made the worker panic"),
+            // It is noted, and the next sweep tries again.
+            let _ = self.sweep_noted(ledger).await;
+        }
+    }
+
+    /// Sweeps one database once; if that fails, it is noted, and why is given back.
+    pub(super) async fn sweep_noted(&self, ledger: &Ledger) -> Result<(), String> {
+        let database = ledger.database();
+        let swept = AssertUnwindSafe(self.sweep_once(ledger)).catch_unwind();
+        match swept.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                self.note(database, &error);
+                Err(error.to_string())
+            }
+            Err(_) => {
+                tracing::error!(database, "the sweep made the worker panic");
+                Err("the worker panicked".to_owned())
             }
         }
     }

@@ -19,6 +19,7 @@ mod embedded;
 mod expiry;
 mod hostile;
 mod idempotency;
+mod idle;
 mod infra;
 mod ledger;
 mod life;

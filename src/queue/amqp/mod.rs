@@ -46,7 +46,7 @@ use self::consumer::LaneConsumer;
 use self::ladder::rung_for;
 use self::publisher::Publisher;
 use self::reply::Replier;
-use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY};
+use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY, queue_of};
 use super::outage::pauses;
 use super::{Delivery, Lane, Outgoing, Queue, QueueError, ReplyTo};
 use crate::password::ReadPassword;
@@ -214,6 +214,15 @@ impl Queue for AmqpQueue {
         self.publisher
             .depth("count its dead letters", DEAD_LETTERS)
             .await
+    }
+
+    async fn backlog(&self) -> Result<u64, QueueError> {
+        let mut left = u64::try_from(self.handed_out.len()).unwrap_or(u64::MAX);
+        for lane in Lane::ALL {
+            let queue = queue_of(lane);
+            left += u64::from(self.publisher.depth("count what waits", queue).await?);
+        }
+        Ok(left)
     }
 
     async fn shut_down(&self) {

@@ -245,6 +245,18 @@ impl Queue for PostgresQueue {
         Ok(u32::try_from(letters).unwrap_or(u32::MAX))
     }
 
+    async fn backlog(&self) -> Result<u64, QueueError> {
+        // What a worker that died has left waits as well.
+        let statement = "SELECT count(*) FROM keycard.messages m
+             WHERE due_at <= clock_timestamp()
+               AND (holder IS NULL
+                    OR NOT EXISTS (SELECT FROM keycard.sessions s WHERE s.id = m.holder))";
+        let counted = self.query("count what waits", statement, &[]).await?;
+        let waiting: i64 = counted.first().map_or(0, |row| row.get(0));
+        let held = u64::try_from(self.handed_out.len()).unwrap_or(u64::MAX);
+        Ok(held.saturating_add(waiting.unsigned_abs()))
+    }
+
     async fn shut_down(&self) {
         self.stopping.cancel();
         self.handing_out.close();
