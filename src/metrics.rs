@@ -175,7 +175,9 @@ pub enum Stage {
 }
 
 impl Stage {
-    fn as_str(self) -> &'static str {
+    /// Its name, in metrics and in traces.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::LedgerStep => "ledger_step",
             Self::DropLogin => "drop_login",

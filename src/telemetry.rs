@@ -1,4 +1,6 @@
-//! Logs: where they go, how they look, and what they may never say.
+//! Logs: where they go, how they look, and what they may never say. Traces: see `traces`.
+
+mod traces;
 
 use clap::ValueEnum;
 use tracing::level_filters::LevelFilter;
@@ -6,6 +8,8 @@ use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use traces::{TARGET, Traces, TracesError};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -47,10 +51,11 @@ pub fn targets(level: LevelFilter) -> Targets {
             |targets, (name, most)| targets.with_target(name, level.min(most)),
         )
         .with_target("audit", LevelFilter::INFO)
+        .with_target(TARGET, LevelFilter::OFF)
 }
 
-/// Writes logs to standard error. A second call changes nothing.
-pub fn start(level: LevelFilter, format: Format) {
+/// Writes logs to standard error, and sends traces if there is a way. A second call changes nothing.
+pub fn start(level: LevelFilter, format: Format, traces: Option<&Traces>) {
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match format {
         Format::Text => lines.with_ansi(false).boxed(),
@@ -58,5 +63,16 @@ pub fn start(level: LevelFilter, format: Format) {
     };
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(targets(level)))
+        .with(traces.map(|traces| {
+            // Events are the log's.
+            let spans = Targets::new().with_target(TARGET, LevelFilter::INFO);
+            tracing_opentelemetry::layer()
+                .with_tracer(traces.tracer())
+                .with_location(false)
+                .with_threads(false)
+                .with_target(false)
+                .with_tracked_inactivity(false)
+                .with_filter(spans)
+        }))
         .try_init();
 }

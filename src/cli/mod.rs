@@ -213,30 +213,17 @@ enum ConfigCommand {
 /// # Errors
 /// What went wrong, as the person who typed the command needs to know it.
 pub async fn run(arguments: Arguments, environment: &Environment) -> Result<ExitCode, Failure> {
-    let usual = match arguments.command {
-        Command::Worker(_) => LevelFilter::INFO,
-        Command::Config(_)
-        | Command::Doctor(_)
-        | Command::SetupSql { .. }
-        | Command::Adopt(_)
-        | Command::Audit(_)
-        | Command::Request(_)
-        | Command::Run(_)
-        | Command::Connect(_)
-        | Command::Fetch(_)
-        | Command::Lease(_)
-        | Command::Reconcile(_)
-        | Command::Freeze(_)
-        | Command::Thaw
-        | Command::DeadLetters(_)
-        | Command::Import(_)
-        | Command::Completions { .. }
-        | Command::Man { .. } => LevelFilter::WARN,
-    };
-    telemetry::start(arguments.log_level.unwrap_or(usual), arguments.log_format);
+    let (level, format) = (arguments.log_level, arguments.log_format);
+    // A worker's begin with its traces, which the configuration says.
+    if !matches!(arguments.command, Command::Worker(_)) {
+        telemetry::start(level.unwrap_or(LevelFilter::WARN), format, None);
+    }
     let config = arguments.config.as_deref();
     let done = match arguments.command {
-        Command::Worker(arguments) => worker::run(config, environment, &arguments).await,
+        Command::Worker(arguments) => {
+            let level = level.unwrap_or(LevelFilter::INFO);
+            worker::run(config, environment, &arguments, (level, format)).await
+        }
         Command::Config(ConfigCommand::Check) => config_check::run(config, environment),
         Command::Doctor(arguments) => doctor::run(config, environment, arguments).await,
         Command::SetupSql { database } => setup_sql::run(config, environment, &database),

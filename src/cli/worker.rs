@@ -6,12 +6,14 @@ use std::sync::Arc;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
 
 use super::{Failure, stack};
 use crate::app::{self, AppError};
 use crate::config::{Config, Environment};
 use crate::injection;
 use crate::metrics::{self, Readiness};
+use crate::telemetry::{self, Format, Traces};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -24,9 +26,28 @@ pub(super) async fn run(
     path: Option<&Path>,
     environment: &Environment,
     arguments: &Arguments,
+    (level, format): (LevelFilter, Format),
 ) -> Result<(), Failure> {
     stack::make_room(environment);
     let config = Config::load(path, environment)?;
+    let endpoint = config.worker.otlp_endpoint.as_deref();
+    let traces = endpoint
+        .map(|endpoint| Traces::to(endpoint, &config.installation))
+        .transpose()
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+    telemetry::start(level, format, traces.as_ref());
+    let done = serve(&config, environment, arguments).await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
+    done
+}
+
+async fn serve(
+    config: &Config,
+    environment: &Environment,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
     config.check_passwords()?;
     if let Some(orders) = environment.fault_orders() {
         injection::take_orders(orders);
@@ -41,7 +62,7 @@ pub(super) async fn run(
         serving.map_err(|error| Failure::Failed(error.to_string()))?;
         readiness = Some(told);
     }
-    let worker = match app::worker(&config, readiness, &stop).await {
+    let worker = match app::worker(config, readiness, &stop).await {
         Err(AppError::Stopped) => return Ok(()),
         built => Arc::new(built?),
     };

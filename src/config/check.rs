@@ -169,6 +169,7 @@ fn worker(top: &Section) -> Worker {
         keep_closed_leases: seconds("keep_closed_leases", 31 * DAY..=KEEP_MAX, 90 * DAY),
         keep_audit: seconds("keep_audit", DAY..=KEEP_MAX, 90 * DAY),
         metrics_address: section.as_ref().and_then(metrics_address),
+        otlp_endpoint: section.as_ref().and_then(otlp_endpoint),
     }
 }
 
@@ -184,6 +185,24 @@ fn metrics_address(section: &Section) -> Option<SocketAddr> {
         );
     }
     address
+}
+
+fn otlp_endpoint(section: &Section) -> Option<String> {
+    const KEY: &str = "otlp_endpoint";
+    let text = section.text(KEY)?;
+    let host = ["http://", "https://"]
+        .into_iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    // Credentials in it would be told in errors.
+    let is_base = host.is_some_and(|host| !host.is_empty() && !host.contains(['@', '?', '#', ' ']));
+    if !is_base {
+        section.report(
+            KEY,
+            "is no http:// or https:// URL without user and query",
+            r#"write it like "http://127.0.0.1:4318", without /v1/traces"#,
+        );
+    }
+    is_base.then(|| text.to_owned())
 }
 
 /// Reports every password that this host should hold and does not.

@@ -104,6 +104,7 @@ pub const KEYS: &[Key] = {
     key("worker.keep_closed_leases", Duration, "90d", "How long `keycard lease show` knows a lease after its end, 31d to 3660d."),
     key("worker.keep_audit", Duration, "90d", "How long `keycard audit` knows what was decided, 1d to 3660d."),
     key("worker.metrics_address", Text, "none", "Address and port where Prometheus reads the metrics, as in 127.0.0.1:9464."),
+    key("worker.otlp_endpoint", Text, "none", "Collector that traces are sent to by OTLP over HTTP, as in http://127.0.0.1:4318."),
     ]
 };
 

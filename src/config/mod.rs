@@ -130,7 +130,7 @@ pub struct Role {
 }
 
 /// How the worker behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
     /// Time between two sweeps of a ledger. 30 s by default.
     pub sweep_interval: Duration,
@@ -148,6 +148,8 @@ pub struct Worker {
     pub keep_audit: Duration,
     /// Where metrics are served; nowhere by default.
     pub metrics_address: Option<SocketAddr>,
+    /// Base URL of the collector that traces are sent to; none by default.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Config {

@@ -42,7 +42,9 @@ pub enum Kind {
 impl Kind {
     const ALL: [Self; 3] = [Self::Request, Self::Renew, Self::Revoke];
 
-    fn as_str(self) -> &'static str {
+    /// Its name, in the ledger and in traces.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Request => "request",
             Self::Renew => "renew",

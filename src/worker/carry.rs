@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use tracing::{Instrument as _, Span};
 
 use super::Worker;
 use super::effects::{Happened, happen};
 use super::lanes::{Settled, pause};
+use super::trace;
 use crate::clock;
 use crate::lease::{Effect, Event, LoginChange, Report, State, Then};
 use crate::ledger::{
@@ -38,6 +40,12 @@ impl Worker {
         subject: Subject,
         event: Event,
     ) -> Settled {
+        let span = trace::carrying(context);
+        let carried = self.carry_on(context, subject, event);
+        carried.instrument(span).await
+    }
+
+    async fn carry_on(&self, context: Context<'_>, subject: Subject, event: Event) -> Settled {
         let mut step = Step {
             asked: context.asked,
             subject,
@@ -46,7 +54,11 @@ impl Worker {
         };
         loop {
             let begun = clock::monotonic_now();
-            let stepped = context.ledger.step(step).await;
+            let span = trace::stage(Stage::LedgerStep);
+            let stepped = context.ledger.step(step).instrument(span.clone()).await;
+            if stepped.is_err() {
+                trace::failed(&span);
+            }
             metrics::took(stage(&stepped), clock::monotonic_now() - begun);
             let decided = match stepped {
                 Err(error) => {
@@ -170,6 +182,11 @@ fn settled(done: Result<(), String>) -> Settled {
 /// One line for each decision: who asked, about what, what was decided and why.
 fn log(context: Context<'_>, decided: &Decided) {
     let lease = decided.stored.as_ref().map(|stored| &stored.lease);
+    if let Some(lease) = lease {
+        let span = Span::current();
+        span.record("lease.id", lease.id.to_string());
+        span.record("lease.role", lease.role.as_str());
+    }
     tracing::info!(
         request.id = context.asked.map(|asked| asked.id.as_str()),
         request.by = context.asked.map(|asked| asked.requester.as_str()),

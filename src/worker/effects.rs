@@ -3,10 +3,11 @@
 use futures_util::future::try_join_all;
 use futures_util::{TryStreamExt as _, stream};
 use jiff::Timestamp;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::carry::{Context, between};
-use super::{EFFECT_TIMEOUT, Worker};
+use super::{EFFECT_TIMEOUT, Worker, trace};
 use crate::lease::{Effect, Lease, Notice, Requester, Secrets};
 use crate::ledger::{Decided, Recorded, StoredLease};
 use crate::metrics::{self, Stage};
@@ -86,12 +87,6 @@ impl Worker {
             (None, Some(expire)) => expire.lease_id.uuid.to_string(),
             (None, None) => "nobody".to_owned(),
         };
-        let done = happen(decided.stored.as_ref(), whom, effect, || async {
-            tokio::time::timeout(EFFECT_TIMEOUT, self.run_effect(effect, context, decided))
-                .await
-                .unwrap_or_else(|_| Err(format!("not done within {} s", EFFECT_TIMEOUT.as_secs())))
-        })
-        .await;
         let (stage, needs) = match effect {
             Effect::PutSecret => (Stage::PutSecret, "the secret store"),
             Effect::DeleteSecrets(_) => (Stage::DeleteSecrets, "the secret store"),
@@ -100,10 +95,19 @@ impl Worker {
             Effect::TerminateSessions => (Stage::TerminateSessions, "ending sessions"),
             Effect::ClearObjects => (Stage::ClearObjects, "clearing away what logins leave"),
         };
+        let span = trace::stage(stage);
+        let done = happen(decided.stored.as_ref(), whom, effect, || async {
+            tokio::time::timeout(EFFECT_TIMEOUT, self.run_effect(effect, context, decided))
+                .await
+                .unwrap_or_else(|_| Err(format!("not done within {} s", EFFECT_TIMEOUT.as_secs())))
+        })
+        .instrument(span.clone())
+        .await;
         metrics::took(stage, clock::monotonic_now() - begun);
         match &done {
             Ok(_) => self.outages.over(needs),
             Err(error) => {
+                trace::failed(&span);
                 tracing::debug!(
                     lease.id = decided
                         .stored

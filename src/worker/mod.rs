@@ -19,6 +19,7 @@ mod report;
 mod restore;
 mod retention;
 mod sweep;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

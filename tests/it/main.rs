@@ -41,5 +41,6 @@ mod soak;
 mod store;
 mod support;
 mod tls;
+mod traces;
 mod ttl;
 mod vault;

@@ -53,6 +53,7 @@ fn all_faults_are_told_at_once() {
         sweep_interval = "2h"
         keep_closed_leases = "30d"
         metrics_address = ":9464"
+        otlp_endpoint = "grpc://user:secret@collector:4317"
     "#;
     const TOLD: &str = r#"KEYCARD_QUEUE_URL: matches no key; unset it, or write it like KEYCARD_QUEUE__URL; databases and roles must be in the file
 databases.app.connection_url: holds a password; write {{password}} in its place and set password = { env = "NAME" }
@@ -73,6 +74,7 @@ store.colour: is not a key that keycard knows; known here: kind, prefix, region,
 store.prefix: "../x" cannot begin the names of secrets; use letters, digits, '_', '-' and '.' with single slashes between, no part beginning with '.', at most 128 in all
 worker.keep_closed_leases: "30d" is out of range; write a duration from 31d to 3660d
 worker.metrics_address: ":9464" is no address and port; write it like "127.0.0.1:9464", or "0.0.0.0:9464" for every address of this host
+worker.otlp_endpoint: is no http:// or https:// URL without user and query; write it like "http://127.0.0.1:4318", without /v1/traces
 worker.sweep_interval: "2h" is out of range; write a duration from 1s to 1h"#;
     let variables = environment(&[("KEYCARD_QUEUE_URL", "amqp://x")]);
     let errors = parse_with(FILE, &variables).unwrap_err();
