@@ -43,7 +43,7 @@ pub async fn examine(store: &dyn SecretStore, prefix: &str, installation: &str) 
         (Ok(stored), Ok(Some(_)), Ok(())) => {
             let seen = format!(
                 "a secret was written, looked at and deleted in {}",
-                stored.store
+                stored.store.name()
             );
             Check::ok(NAME, seen)
         }
