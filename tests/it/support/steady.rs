@@ -18,6 +18,7 @@ use super::site::Site;
 
 /// How long it waits for the queue to have a command before it sends it again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A connected service; it ends when dropped.
@@ -171,5 +172,23 @@ impl Steady {
             }
         }
         told
+    }
+}
+
+impl Drop for Steady {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let answers = self.answers();
+            let sent = self.sent();
+            let open: Vec<_> = sent
+                .iter()
+                .filter(|id| !answers.contains_key(*id))
+                .collect();
+            eprintln!(
+                "--- {}: unanswered of {} commands: {open:?}",
+                self.user,
+                sent.len()
+            );
+        }
     }
 }

@@ -11,7 +11,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::{CONFIRM_TIMEOUT, Command, Ear, RECONNECT_PAUSE};
+use super::{CONFIRM_TIMEOUT, CONNECT_TIMEOUT, Command, Ear, RECONNECT_PAUSE};
 use crate::support::servers::RabbitMq;
 use crate::support::site::Site;
 
@@ -32,9 +32,13 @@ pub(super) fn permit(site: &Site, rabbitmq: &RabbitMq, user: &str) {
 }
 
 async fn connected(uri: &str) -> lapin::Result<(Connection, Channel)> {
-    let connection = Connection::connect(uri, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    Ok((connection, channel))
+    let connecting = async {
+        let connection = Connection::connect(uri, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        Ok((connection, channel))
+    };
+    let silent = |_| lapin::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    timeout(CONNECT_TIMEOUT, connecting).await.map_err(silent)?
 }
 
 pub(super) async fn listen(uri: String, user: String, ear: Ear) {
