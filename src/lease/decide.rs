@@ -1,6 +1,6 @@
 //! The one place where a lease changes state: a function for each state, a match over all events.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::decision::{Decision, Effect, Notice, Outcome, Report, Secrets, Then};
 use super::denials::{ended, unknown_lease, unusable};
@@ -9,9 +9,13 @@ use super::ending::{
 };
 use super::grant::{activate, deliver_again, deliver_later, issue, renew};
 use super::steps::{
-    ack, answered, count_sessions, defer, denied, frozen, overtaken, soon, too_late,
+    ack, answered, count_sessions, defer, denied, frozen, later, overtaken, soon, too_late,
 };
 use super::{Cause, Difference, Event, Lease, Policy, State};
+
+/// How soon a revocation comes back that met the lease's own end: its sender waits for the answer,
+/// the command line for ten seconds.
+const REVOKED_MEANWHILE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Decides what `event` does to `lease` at `now`, the ledger's clock read under the lease's lock.
 ///
@@ -311,18 +315,20 @@ fn unknown(event: &Event, now: Timestamp, policy: &Policy) -> Decision {
     }
 }
 
-/// Until when the lease is another attempt's. The attempt's own reports are never kept out, nor is
-/// what changes nothing.
+/// When to look again if the lease is another attempt's. The attempt's own reports are never kept
+/// out, nor is what changes nothing.
 fn held_against(lease: &Lease, event: &Event, now: Timestamp) -> Option<Timestamp> {
     let until = lease.held_until.filter(|until| now < *until)?;
-    let disturbs = match event {
-        Event::Request(_) | Event::Renew { .. } => lease.state == State::Issuing,
-        Event::Revoke(_) | Event::Wake { .. } | Event::Differs(_) => true,
-        Event::Delivered { .. }
+    match event {
+        Event::Request(_) | Event::Renew { .. } if lease.state == State::Issuing => Some(until),
+        Event::Revoke(_) => Some(until.min(later(now, REVOKED_MEANWHILE))),
+        Event::Wake { .. } | Event::Differs(_) => Some(until),
+        Event::Request(_)
+        | Event::Renew { .. }
+        | Event::Delivered { .. }
         | Event::SessionsGone { .. }
         | Event::Cleared { .. }
         | Event::Failed { .. }
-        | Event::Refused { .. } => false,
-    };
-    disturbs.then_some(until)
+        | Event::Refused { .. } => None,
+    }
 }

@@ -170,7 +170,6 @@ fn a_held_lease_is_neither_stolen_nor_acknowledged() {
     for event in [
         Event::Request(request(None)),
         renewal(t0(), None),
-        Event::Revoke(asking("orders", t0())),
         Event::Wake {
             generation: Some(1),
         },
@@ -178,6 +177,10 @@ fn a_held_lease_is_neither_stolen_nor_acknowledged() {
     ] {
         defers_until(&on(&issuing, &event, t0()), until);
     }
+    // Whoever revokes waits for the answer.
+    let revoke = Event::Revoke(asking("orders", t0()));
+    defers_until(&on(&issuing, &revoke, t0()), t0() + seconds(5));
+    defers_until(&on(&issuing, &revoke, until - seconds(2)), until);
 }
 
 #[test]
