@@ -1,5 +1,10 @@
 //! What `keycard doctor` has looked at, as values: every part examines itself and says so alike.
 
+use std::net::IpAddr;
+
+/// Who rehearses roles: the requester of those leases, and so the name of no service.
+pub const DOCTOR: &str = "keycard-doctor";
+
 /// One thing that was looked at. Its texts hold nothing secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
@@ -22,6 +27,13 @@ pub enum Status {
     Warning,
     /// keycard does not work until somebody mends it.
     Failure,
+}
+
+/// Whether a host is this one, so that nobody is between.
+#[must_use]
+pub fn is_this_host(name: &str) -> bool {
+    let is_loopback = |address: IpAddr| address.is_loopback();
+    name == "localhost" || name.parse().is_ok_and(is_loopback)
 }
 
 impl Status {

@@ -5,8 +5,8 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::output::{Output, print_json, print_table};
+use super::{Failure, tell};
 use crate::app;
 use crate::check::{Check, Status};
 use crate::config::{Config, Environment};
@@ -28,30 +28,30 @@ pub(super) async fn run(
     match arguments.output {
         Output::Json => print_json(&checks.iter().map(value).collect()),
         Output::Table => print_table(
-            &["STATUS", "CHECK", "SEEN", "REMEDY"],
-            &checks.iter().map(row).collect::<Vec<_>>(),
+            &["STATUS", "CHECK", "SEEN, AND ITS REMEDY"],
+            &checks.iter().flat_map(rows).collect::<Vec<_>>(),
         ),
     }
-    let failures = checks
-        .iter()
-        .filter(|check| check.status == Status::Failure)
-        .count();
+    let count = |status| checks.iter().filter(|check| check.status == status).count();
+    let (failures, warnings) = (count(Status::Failure), count(Status::Warning));
+    let all = checks.len();
+    let said = format!("{failures} of {all} checks failed, {warnings} warn; each says what to do");
     if failures > 0 {
-        let all = checks.len();
-        return Err(Failure::Failed(format!(
-            "{failures} of {all} checks failed; the remedy is beside each"
-        )));
+        return Err(Failure::Failed(said));
+    }
+    if warnings > 0 {
+        tell(&said);
     }
     Ok(())
 }
 
-fn row(check: &Check) -> Vec<String> {
-    vec![
-        check.status.as_str().to_owned(),
-        check.name.clone(),
-        check.seen.clone(),
-        check.remedy.clone().unwrap_or_default(),
-    ]
+/// The remedy has a row of its own: both are longer than most terminals are wide.
+fn rows(check: &Check) -> Vec<Vec<String>> {
+    let row = |status: &str, name: &str, text: &str| vec![status.into(), name.into(), text.into()];
+    let seen = row(check.status.as_str(), &check.name, &check.seen);
+    let remedy = check.remedy.as_ref();
+    let remedy = remedy.map(|remedy| row("", "", &format!("-> {remedy}")));
+    [Some(seen), remedy].into_iter().flatten().collect()
 }
 
 fn value(check: &Check) -> Value {

@@ -214,8 +214,11 @@ enum ConfigCommand {
 /// What went wrong, as the person who typed the command needs to know it.
 pub async fn run(arguments: Arguments, environment: &Environment) -> Result<ExitCode, Failure> {
     let (level, format) = (arguments.log_level, arguments.log_format);
-    // A worker's begin with its traces, which the configuration says.
-    if !matches!(arguments.command, Command::Worker(_)) {
+    // A worker's begin with its traces, which the configuration says. The doctor's checks say what
+    // is wrong, and lines beside them, those of the audit above all, would bury them.
+    let is_worker = matches!(arguments.command, Command::Worker(_));
+    let is_doctor = matches!(arguments.command, Command::Doctor(_));
+    if !is_worker && (!is_doctor || level.is_some()) {
         telemetry::start(level.unwrap_or(LevelFilter::WARN), format, None);
     }
     let config = arguments.config.as_deref();

@@ -9,6 +9,7 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::conninfo::{self, UrlFault, UserPart};
 use super::section::Section;
+use crate::check::is_this_host;
 
 /// How a connection is protected. There is nothing between: TLS with a server that nobody has
 /// verified protects against nobody who can stand in between.
@@ -238,12 +239,7 @@ fn protect(
 fn is_loopback(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name == "localhost"
-                || name
-                    .parse::<IpAddr>()
-                    .is_ok_and(|address| address.is_loopback())
-        }
+        Host::Tcp(name) => is_this_host(name),
     }
 }
 

@@ -11,16 +11,13 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::HOLD;
-use crate::check::Check;
+use crate::check::{Check, DOCTOR};
 use crate::clock;
 use crate::lease::{
     Asking, Effect, Event, LeaseId, NewLease, Outcome, Report, Requester, RolePolicy, State, Then,
 };
 use crate::ledger::{Decided, Ledger, Rules, Step, Stepped, StoredLease, Subject};
 use crate::login;
-
-/// Whose rehearsed leases are.
-const REHEARSER: &str = "keycard-doctor";
 
 /// How long a rehearsed login lives if it is not given back. No longer than it is held: a worker
 /// that finds it then ends it, and never delivers it to anybody.
@@ -46,7 +43,7 @@ pub fn rehearsal_rules(mut rules: Rules) -> Rules {
 
 #[expect(clippy::expect_used, reason = "the name is a constant that fits")]
 fn rehearser() -> Requester {
-    Requester::new(REHEARSER).expect("a short name of plain letters")
+    Requester::new(DOCTOR).expect("a short name of plain letters")
 }
 
 /// Creates a login of `role`, logs in and gives it back, in a ledger under [`rehearsal_rules`];
@@ -80,7 +77,7 @@ pub async fn rehearse(ledger: &Ledger, role: &str, now: Timestamp) -> Check {
         (Ok(relations), Ok(())) => Check::warning(
             name,
             format!(
-                "a login was created, used and dropped; each is granted {relations} relations directly, which slows its end and bloats their access lists"
+                "a login was created, used and dropped; each has privileges of its own on tables ({relations} here), which slows its end and bloats their access lists"
             ),
             "give the role `groups` instead of statements that GRANT",
         ),
@@ -103,7 +100,7 @@ async fn create(ledger: &Ledger, role: &str, now: Timestamp) -> Result<GivenLogi
         asking: asking(now),
         id,
         role: role.to_owned(),
-        username: login::username(role, REHEARSER),
+        username: login::username(role, DOCTOR),
         ttl_seconds: None,
         live_leases: 0,
     });
