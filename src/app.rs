@@ -367,9 +367,13 @@ fn tls(authorities: Option<&Path>) -> Result<ClientConfig, AppError> {
     if added == 0 {
         return Err(unusable("no certificate is in it".to_owned()));
     }
-    Ok(ClientConfig::builder()
+    Ok(trusting(roots))
+}
+
+fn trusting(roots: RootCertStore) -> ClientConfig {
+    ClientConfig::builder()
         .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_no_client_auth()
 }
 
 /// What the ledger and the worker need to know of the configuration.

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use rustls::RootCertStore;
 use tokio::join;
 
-use super::{as_worker, compare, ledger, rules, store};
-use crate::check::Check;
+use super::{AppError, as_worker, compare, ledger, reader, region, rules, store, tls, trusting};
+use crate::check::{Check, Status};
 use crate::config::{self, Config};
 use crate::queue::{amqp, postgres};
 use crate::store::examine as examine_store;
@@ -25,7 +26,9 @@ pub async fn examine(config: &Config) -> Vec<Check> {
                 )];
             }
         };
-        let examined = ledger.examine().await;
+        let has_queue =
+            matches!(&config.queue, config::Queue::Postgres { database, .. } if database == name);
+        let examined = ledger.examine(has_queue).await;
         let mut checks = examined.checks;
         let roles = config
             .roles
@@ -34,11 +37,10 @@ pub async fn examine(config: &Config) -> Vec<Check> {
         for (role, _) in roles {
             checks.push(match examined.fit {
                 Ok(now) => rehearse(&ledger, role, now).await,
-                Err(reason) => Check::warning(
-                    format!("roles.{role}"),
-                    format!("not rehearsed: {reason}"),
-                    "mend that, and ask again",
-                ),
+                Err(reason) => Check {
+                    status: Status::Warning,
+                    ..Check::ok(format!("roles.{role}"), format!("not rehearsed: {reason}"))
+                },
             });
         }
         checks
@@ -59,7 +61,13 @@ pub async fn examine(config: &Config) -> Vec<Check> {
 
 async fn examined_queue(config: &Config) -> Vec<Check> {
     match &config.queue {
-        config::Queue::Amqp(broker) => amqp::examine(&as_worker(config, broker)).await,
+        config::Queue::Amqp(broker) => {
+            let settings = as_worker(config, broker);
+            let (mut checks, users) =
+                join!(amqp::examine(&settings), examined_users(config, &settings));
+            checks.push(users);
+            checks
+        }
         config::Queue::Postgres { database, .. } => {
             let rules = Arc::new(rules(config));
             // The configuration has it, or it would not be one.
@@ -69,6 +77,34 @@ async fn examined_queue(config: &Config) -> Vec<Check> {
             }
         }
     }
+}
+
+/// Who else may speak for anybody, as far as the broker's administrator may be asked.
+async fn examined_users(config: &Config, settings: &amqp::Settings) -> Check {
+    let Some(management) = &config.management else {
+        return amqp::unknown_users();
+    };
+    match administration(config, management) {
+        Ok(management) => management.examine(settings).await,
+        Err(error) => amqp::unasked_users(&error, "mend management.ca_file"),
+    }
+}
+
+fn administration(
+    config: &Config,
+    settings: &config::Management,
+) -> Result<amqp::Management, AppError> {
+    let tls = match settings.url.scheme_str() {
+        Some("https") => tls(settings.ca_file.as_deref())?,
+        // Trusts nobody, and is not asked to.
+        Some(_) | None => trusting(RootCertStore::empty()),
+    };
+    Ok(amqp::Management {
+        url: settings.url.clone(),
+        user: settings.user.clone(),
+        password: reader(&settings.password, region(config)),
+        tls,
+    })
 }
 
 async fn examined_store(config: &Config) -> Check {
@@ -84,9 +120,9 @@ async fn examined_store(config: &Config) -> Check {
 /// Whether ledgers, logins and secrets agree.
 async fn agreement(config: &Config) -> Check {
     const NAME: &str = "agreement";
-    let report = match compare(config).await {
-        Ok(report) => report,
-        Err(error) => return Check::failed(NAME, &error),
+    const REMEDY: &str = "mend what the other checks say, and ask again";
+    let Ok(report) = compare(config).await else {
+        return Check::warning(NAME, "nothing could be compared", REMEDY);
     };
     let Report {
         findings, failed, ..
@@ -98,7 +134,7 @@ async fn agreement(config: &Config) -> Check {
             Check::warning(
                 NAME,
                 format!("could not be compared: {}", parts.join(", ")),
-                "mend what their own checks say, and ask again",
+                REMEDY,
             )
         }
         (differ, _) => Check::warning(

@@ -9,7 +9,7 @@ use super::keys::join;
 use super::problem::Problems;
 use super::section::Section;
 use super::{Config, Database, PasswordSource, Queue, Role, Worker};
-use super::{client, connection, queue, role, store};
+use super::{client, connection, management, queue, role, store};
 use crate::lease::{Requester, is_name};
 
 const NAME_REMEDY: &str =
@@ -26,10 +26,15 @@ pub(super) fn config(top: &Section, directory: &Path) -> Option<Config> {
     let (databases, allowed) = databases(top);
     let roles = roles(top, &allowed);
     let queue = queue::read(top, &allowed.keys().copied().collect::<Vec<_>>());
+    let management = management::read(top);
     let store = store::read(top, directory);
     let worker = worker(top);
     if let Some(Queue::Postgres { .. }) = queue {
         check_role_names(top, operators.as_ref(), &roles);
+        if top.has("management") {
+            let problem = "has no use with the queue in Postgres";
+            top.report("management", problem, "take it out");
+        }
     }
     if top.has("client") {
         // Another program's section, but a fault in it is one of this file.
@@ -41,6 +46,7 @@ pub(super) fn config(top: &Section, directory: &Path) -> Option<Config> {
         databases,
         roles,
         queue: queue?,
+        management,
         store: store?,
         worker,
     })

@@ -87,6 +87,10 @@ pub const KEYS: &[Key] = {
     key("queue.ca_file", Text, "the system's", "amqp: PEM file of the certificate authorities that are trusted for the broker."),
     key("queue.prefetch", Number, "64", "Most messages that a worker holds at a time in each lane, 2 to 2000."),
 
+    key("management.url", Text, "none", "The broker's management API, for `keycard doctor` only: https://ADMINISTRATOR@HOST:PORT."),
+    key("management.password", Password, "none", "That administrator's password; nothing but the doctor reads it."),
+    key("management.ca_file", Text, "the system's", "PEM file of the certificate authorities that are trusted for it."),
+
     key("store.kind", Text, "directory", "directory: files; aws-secrets-manager: AWS Secrets Manager."),
     key("store.prefix", Text, "keycard", "First part of every secret's name."),
     key("store.region", Text, "the AWS environment's", "aws-secrets-manager: the region."),

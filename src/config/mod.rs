@@ -15,6 +15,7 @@ mod conninfo;
 mod duration;
 mod environment;
 mod keys;
+mod management;
 mod overlay;
 mod password;
 mod problem;
@@ -38,6 +39,7 @@ pub use client::{AmqpClient, Client, PostgresClient};
 pub use connection::TlsMode;
 pub use environment::Environment;
 pub use keys::{KEYS, Key, Takes};
+pub use management::Management;
 pub use password::{LocalPassword, PasswordError, PasswordSource};
 pub use problem::{ConfigErrors, Problem};
 pub use queue::{Amqp, Queue};
@@ -62,6 +64,8 @@ pub struct Config {
     pub roles: BTreeMap<String, Role>,
     /// Where commands come from and results go.
     pub queue: Queue,
+    /// Where the doctor asks for the broker's users; nowhere by default.
+    pub management: Option<Management>,
     /// Where credentials are put.
     pub store: Store,
     /// How the worker behaves.

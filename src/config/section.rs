@@ -13,6 +13,7 @@ use super::keys::{PASSWORD_KEYS, join, suggest};
 use super::overlay::Raw;
 use super::password::{LocalPassword, PasswordSource};
 use super::problem::Problems;
+use crate::check::DOCTOR;
 use crate::lease::Requester;
 
 const PASSWORD_REMEDY: &str =
@@ -195,6 +196,14 @@ impl<'a> Section<'a> {
                     key,
                     format!("{name:?} looks like a pattern"),
                     "list each user by name",
+                );
+                continue;
+            }
+            if name == DOCTOR {
+                self.report(
+                    key,
+                    format!("{name:?} is the requester of `keycard doctor`"),
+                    "give that user another name",
                 );
                 continue;
             }

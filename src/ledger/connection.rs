@@ -123,13 +123,19 @@ fn address(config: &tokio_postgres::Config) -> String {
 /// What helps where a connection is not to be had, if that is known.
 fn remedy(error: &tokio_postgres::Error) -> &'static str {
     match error.code() {
-        Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+        Some(&SqlState::INVALID_PASSWORD) => {
             "; mend the user's name or password, here or in Postgres"
         }
+        Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
+            "; let the user in, in pg_hba.conf or by ALTER ROLE ... LOGIN"
+        }
+        Some(&SqlState::TOO_MANY_CONNECTIONS) => "; end connections there, or raise that limit",
         Some(&SqlState::INVALID_CATALOG_NAME) => "; create that database, or name another",
         Some(_) => "",
         None => {
-            let source = error.source().and_then(|source| source.downcast_ref());
+            let source = error
+                .source()
+                .and_then(|source| source.downcast_ref::<io::Error>());
             let is_tls = |error: &io::Error| {
                 error
                     .get_ref()
@@ -138,6 +144,10 @@ fn remedy(error: &tokio_postgres::Error) -> &'static str {
             match source {
                 Some(error) if is_tls(error) => {
                     "; name the host as in the server's certificate, and in ca_file the authority that signed it"
+                }
+                // What tokio-postgres says of a server that is no primary.
+                Some(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    "; it is a standby or read-only: name the primary, at best every host of the cluster"
                 }
                 Some(_) => "; start Postgres there, or mend host and port",
                 None => {

@@ -14,7 +14,7 @@ use tokio_postgres::config::Host;
 
 use super::schema::{LEDGER_VERSION, check_owner, check_record};
 use super::{Ledger, LedgerError, View};
-use crate::check::{Check, Status};
+use crate::check::{Check, is_this_host};
 use crate::clock;
 
 /// Major versions of Postgres that keycard is tested with.
@@ -39,8 +39,9 @@ pub struct Examined {
 }
 
 impl Ledger {
-    /// Looks at the database, its ledger and what keycard's user may do there.
-    pub async fn examine(&self) -> Examined {
+    /// Looks at the database, its ledger and what keycard's user may do there. A worker has more
+    /// connections where it `has_queue`.
+    pub async fn examine(&self, has_queue: bool) -> Examined {
         let mut checks = Vec::new();
         let unfit = |checks| Examined {
             checks,
@@ -53,7 +54,7 @@ impl Ledger {
                 return unfit(checks);
             }
         };
-        match self.look(&view, &mut checks).await {
+        match self.look(&view, has_queue, &mut checks).await {
             Ok(fit) => Examined { checks, fit },
             Err(error) => {
                 checks.push(Check::failed(self.named("connection"), &error));
@@ -69,15 +70,12 @@ impl Ledger {
     async fn look(
         &self,
         view: &View,
+        has_queue: bool,
         checks: &mut Vec<Check>,
     ) -> Result<Result<Timestamp, &'static str>, LedgerError> {
         let now = self.look_at_server(view, checks).await?;
-        let before = checks.len();
-        self.look_at_privileges(view, checks).await?;
-        let has_privileges = checks[before..]
-            .iter()
-            .all(|check| check.status != Status::Failure);
-        self.look_at_room(view, checks).await?;
+        let has_privileges = self.look_at_privileges(view, checks).await?;
+        self.look_at_room(view, has_queue, checks).await?;
         let fit = self.look_at_ledger(view, checks).await?;
         Ok(match fit {
             Err(reason) => Err(reason),
@@ -108,7 +106,7 @@ impl Ledger {
         let (name, seen) = (self.named("connection"), format!("PostgreSQL {version}"));
         checks.push(if endpoint.tls.is_some() {
             Check::ok(name, format!("{seen}, over verified TLS"))
-        } else if endpoint.config.get_hosts().iter().all(is_this_host) {
+        } else if endpoint.config.get_hosts().iter().all(is_here) {
             Check::ok(name, format!("{seen}, without TLS on this host"))
         } else {
             Check::warning(
@@ -191,14 +189,16 @@ impl Ledger {
         let name = self.named("leases");
         let before = checks.len();
         if leases.overdue_seconds_max > OVERDUE_SECONDS {
-            checks.push(Check::failure(
-                &name,
-                format!(
-                    "{} overdue, the oldest by {:.0} s",
-                    leases.overdue, leases.overdue_seconds_max
-                ),
-                "start `keycard worker`, or read in its log what keeps it",
-            ));
+            let seen = format!(
+                "{} overdue, the oldest by {:.0} s: Postgres refuses their logins, open sessions go on",
+                leases.overdue, leases.overdue_seconds_max
+            );
+            checks.push(if leases.frozen {
+                Check::warning(&name, seen, "they end with `keycard thaw`")
+            } else {
+                let remedy = "start `keycard worker`, or read in its log what keeps it";
+                Check::failure(&name, seen, remedy)
+            });
         }
         if leases.stuck > 0 {
             checks.push(Check::failure(
@@ -214,7 +214,7 @@ impl Ledger {
             checks.push(Check::warning(
                 &name,
                 "revocations are frozen",
-                "`keycard thaw`, once nothing speaks against it",
+                "`keycard audit` says who froze them and why; `keycard thaw` has them go on",
             ));
         }
         if checks.len() == before {
@@ -278,14 +278,9 @@ impl Ledger {
     }
 }
 
-fn is_this_host(host: &Host) -> bool {
+fn is_here(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => {
-            name == "localhost"
-                || name
-                    .parse()
-                    .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
-        }
+        Host::Tcp(name) => is_this_host(name),
     }
 }

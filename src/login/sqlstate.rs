@@ -79,6 +79,9 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
         SqlState::INVALID_SCHEMA_NAME,
         SqlState::INVALID_CATALOG_NAME,
         SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::TOO_MANY_CONNECTIONS,
+        SqlState::DISK_FULL,
     ];
     // A function may raise any of these with any text.
     if names_objects_only.contains(code) && !db.message().contains("SCRAM-SHA-256") {

@@ -3,6 +3,7 @@
 //! Every adapter passes the conformance suite in tests/it/queue.rs.
 
 pub mod amqp;
+mod examine;
 mod outage;
 pub mod postgres;
 

@@ -9,12 +9,13 @@ use crate::ledger::{Ledger, LedgerError, View};
 use crate::login::Owned;
 
 impl Ledger {
-    /// What keycard's user may do; each missing grant by its name.
+    /// What keycard's user may do; each missing grant by its name. Whether it may do what every
+    /// login needs: a missing group is the affair of the roles that name it.
     pub(super) async fn look_at_privileges(
         &self,
         view: &View,
         checks: &mut Vec<Check>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<bool, LedgerError> {
         let rows = view
             .ask(
                 "SELECT current_user::text, rolsuper, rolcreaterole,
@@ -59,6 +60,7 @@ impl Ledger {
                 ),
             )),
         }
+        let is_able = missing.is_empty();
         let since_16 = row.get(7);
         missing.extend(self.missing_groups(view, &admin, since_16).await?);
         if missing.is_empty() && is_super {
@@ -78,7 +80,7 @@ impl Ledger {
                 .into_iter()
                 .map(|(seen, remedy)| Check::failure(&name, seen, remedy)),
         );
-        Ok(())
+        Ok(is_able)
     }
 
     /// Groups and keepers of this database's roles that keycard's user cannot grant, with what

@@ -3,9 +3,12 @@
 use crate::check::Check;
 use crate::ledger::{Ledger, LedgerError, View};
 
-/// Connections of a worker beside its pool: migrations or a look at the database, the queue's, and
-/// one to clear away what a login leaves.
+/// Connections of a worker beside its pool: one for migrations or a look at the database, two to
+/// clear away what logins leave.
 const CONNECTIONS_BESIDE: i64 = 3;
+
+/// Sessions of the queue's lanes. It publishes through a pool of its own.
+const LANES: i64 = 3;
 
 /// Memberships from which on creating a login is noticeably slower (see README.md).
 const MEMBERSHIPS: i64 = 1_000;
@@ -18,6 +21,7 @@ impl Ledger {
     pub(super) async fn look_at_room(
         &self,
         view: &View,
+        has_queue: bool,
         checks: &mut Vec<Check>,
     ) -> Result<(), LedgerError> {
         // Autovacuum's and parallel workers count as well: they are few, and hide their kind.
@@ -33,21 +37,30 @@ impl Ledger {
                      CASE WHEN rolconnlimit >= 0 THEN rolconnlimit
                          - (SELECT count(*) FROM sessions WHERE usesysid = r.oid) END,
                      CASE WHEN datconnlimit >= 0 THEN datconnlimit
-                         - (SELECT count(*) FROM sessions WHERE datid = d.oid) END)
+                         - (SELECT count(*) FROM sessions WHERE datid = d.oid) END),
+                     current_setting('server_version_num')::integer >= 160000
                  FROM pg_roles r, pg_database d
                  WHERE rolname = current_user AND datname = current_database()",
                 &[],
             )
             .await?;
-        let room: i64 = self.only(&rows)?.get(0);
+        let row = self.only(&rows)?;
+        let (room, since_16): (i64, bool) = (row.get(0), row.get(1));
         let size = i64::try_from(self.pool.status().max_size).unwrap_or(i64::MAX);
-        let wanted = size.saturating_add(CONNECTIONS_BESIDE);
+        let queue = if has_queue {
+            size.saturating_add(LANES)
+        } else {
+            0
+        };
+        let wanted = size
+            .saturating_add(CONNECTIONS_BESIDE)
+            .saturating_add(queue);
         let name = self.named("connections");
-        let seen = format!("room for {room} more, and a worker takes up to {wanted}");
+        let seen = format!("room for {room} more; a worker takes up to {wanted}");
         checks.push(if room >= wanted {
             Check::ok(name, seen)
         } else {
-            let remedy = "raise max_connections in Postgres (or the limit of keycard's user or of the database), or lower the configuration's";
+            let remedy = "raise max_connections in Postgres (or the limit of keycard's user or of the database), or lower max_connections in keycard.toml";
             Check::warning(name, seen, remedy)
         });
 
@@ -62,12 +75,14 @@ impl Ledger {
             .await?;
         let memberships: i64 = self.only(&rows)?.get(0);
         let name = self.named("memberships");
-        let seen = format!("keycard's user is a member of {memberships} logins");
-        checks.push(if memberships < MEMBERSHIPS {
+        let seen = format!("keycard's user is a member of the {memberships} logins that it made");
+        checks.push(if !since_16 {
+            Check::ok(name, "who makes a login becomes a member of it from version 16 on only")
+        } else if memberships < MEMBERSHIPS {
             Check::ok(name, seen)
         } else {
             let remedy =
-                "shorten default_ttl, or have services share a login for longer: creating slows down with each";
+                "shorten default_ttl, or have services ask less often: each live login slows down the making of the next";
             Check::warning(name, seen, remedy)
         });
 

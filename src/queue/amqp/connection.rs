@@ -14,6 +14,7 @@ use secrecy::ExposeSecret as _;
 use tokio::time::timeout;
 
 use super::{OPERATION_TIMEOUT, Settings};
+use crate::check::is_this_host;
 use crate::fault::Disposition;
 use crate::password::ReadPassword;
 use crate::queue::QueueError;
@@ -155,6 +156,11 @@ impl Broker {
             Part::Worker => "queue",
             Part::Client | Part::Operator => "client",
         }
+    }
+
+    /// Whether nobody between can read or change what is said.
+    pub(super) fn is_protected(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS || is_this_host(&self.uri.authority.host)
     }
 
     /// For messages: what is spoken where, which is what may be wrong.

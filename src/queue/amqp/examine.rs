@@ -11,16 +11,13 @@ use tokio::time::timeout;
 
 use super::connection::{Broker, Part, is_soft, later};
 use super::publisher::close;
-use super::topology::{self, Looked};
+use super::topology::{self, EVENTS, Looked};
 use super::{OPERATION_TIMEOUT, Settings};
-use crate::check::Check;
+use crate::check::{Check, DOCTOR, Status};
 use crate::clock;
-use crate::queue::QueueError;
+use crate::queue::{QueueError, examine};
 
 const PERMISSIONS: &str = "queue.permissions";
-
-/// A user that nobody is: who may publish as it may publish as anybody.
-const NOBODY: &str = "keycard-doctor";
 
 /// Looks at the broker, at what keycard's user may do, and at what waits there for somebody. No
 /// exchange or queue of keycard's is made, changed or read.
@@ -36,18 +33,30 @@ pub async fn examine(settings: &Settings) -> Vec<Check> {
         Err(error) => return vec![Check::failed(CONNECTION, &error)],
     };
     let seen = format!("{} as user '{}'", broker.address(), broker.user());
-    let mut checks = vec![Check::ok(CONNECTION, seen)];
+    let mut checks = vec![if broker.is_protected() {
+        Check::ok(CONNECTION, seen)
+    } else {
+        Check::warning(
+            CONNECTION,
+            format!("{seen}: whoever is between reads and changes what is said"),
+            "have the broker take TLS, and write amqps:// in queue.url",
+        )
+    }];
     checks.push(match permissions(&broker, &connection).await {
         Ok(check) => check,
         Err(error) => Check::failed(PERMISSIONS, &error),
     });
-    checks.push(match impersonator(&broker, &connection).await {
-        Ok(check) => check,
-        Err(error) => Check::failed("queue.impersonator", &error),
-    });
+    let impersonator = impersonator(&broker, &connection).await;
+    let is_bound = impersonator
+        .as_ref()
+        .is_ok_and(|check| check.status == Status::Ok);
+    checks.push(impersonator.unwrap_or_else(|error| Check::failed("queue.impersonator", &error)));
     match topology(&broker, &connection).await {
         Ok(found) => checks.extend(found),
         Err(error) => checks.push(Check::failed("queue.topology", &error)),
+    }
+    if is_bound && let Err(error) = results(&broker, &connection).await {
+        checks.push(Check::failed(PERMISSIONS, &error));
     }
     close(&connection).await;
     checks
@@ -60,7 +69,7 @@ async fn permissions(broker: &Broker, connection: &Connection) -> Result<Check, 
     topology::check_version(broker, connection).await?;
     let sending = async {
         let (channel, queue) = own_queue(connection).await?;
-        let confirmed = publish(&channel, &queue, broker.user()).await?;
+        let confirmed = publish(&channel, "", &queue, broker.user()).await?;
         let options = BasicGetOptions { no_ack: true };
         let got = channel.basic_get(queue.as_str().into(), options).await?;
         Ok((confirmed, got.is_some()))
@@ -83,7 +92,7 @@ async fn impersonator(broker: &Broker, connection: &Connection) -> Result<Check,
     let user = broker.user();
     let speaking = async {
         let (channel, queue) = own_queue(connection).await?;
-        match publish(&channel, &queue, NOBODY).await {
+        match publish(&channel, "", &queue, DOCTOR).await {
             Ok(_) => Ok(true),
             Err(error) if is_soft(&error, AMQPSoftError::PRECONDITIONFAILED) => Ok(false),
             Err(error) => Err(error),
@@ -94,7 +103,9 @@ async fn impersonator(broker: &Broker, connection: &Connection) -> Result<Check,
             Check::failure(
                 NAME,
                 format!("'{user}' may publish as any other user"),
-                format!("rabbitmqctl set_user_tags '{user}', without impersonator"),
+                format!(
+                    "`rabbitmqctl list_users` shows its tags; set them without impersonator: rabbitmqctl set_user_tags '{user}' ..."
+                ),
             )
         } else {
             Check::ok(NAME, format!("'{user}' may publish as nobody else"))
@@ -102,52 +113,71 @@ async fn impersonator(broker: &Broker, connection: &Connection) -> Result<Check,
     )
 }
 
+/// Whether results may be published, tried by one that the broker refuses for the user that it
+/// names, which it looks at after the permission.
+async fn results(broker: &Broker, connection: &Connection) -> Result<(), QueueError> {
+    let publishing = async {
+        let channel = confirming_channel(connection).await?;
+        match publish(&channel, EVENTS, "", DOCTOR).await {
+            Err(error) if is_soft(&error, AMQPSoftError::ACCESSREFUSED) => Err(error),
+            // One that is missing is the topology's.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    };
+    answered("publish results", broker, publishing).await
+}
+
 /// Whether keycard's exchanges and queues are there and as they must be, and what waits in them.
 async fn topology(broker: &Broker, connection: &Connection) -> Result<Vec<Check>, QueueError> {
     const NAME: &str = "queue.topology";
     let Looked {
+        there,
         missing,
+        waiting,
+        workers,
         dead_letters,
         unrouted,
     } = topology::look(broker, connection).await?;
     if !missing.is_empty() {
-        return Ok(vec![Check::warning(
-            NAME,
-            format!("missing: {}", missing.join(", ")),
-            "start `keycard worker`, which makes them",
-        )]);
+        let seen = if there == 0 {
+            "no exchange or queue is there yet".to_owned()
+        } else {
+            format!("missing: {}", missing.join(", "))
+        };
+        let remedy = "start `keycard worker`, which makes them";
+        return Ok(vec![Check::warning(NAME, seen, remedy)]);
     }
     // Declares what is there already, as every worker does: it only compares.
     topology::declare(broker, connection).await?;
     let seen = "every exchange and queue is there, of this installation";
-    let mut checks = vec![Check::ok(NAME, seen)];
-    checks.push(if dead_letters == 0 {
-        Check::ok("queue.dead_letters", "none waits")
-    } else {
-        Check::warning(
-            "queue.dead_letters",
-            format!("{dead_letters} messages could not be processed"),
-            "`keycard dead-letters list` says why",
-        )
-    });
+    let mut checks = vec![
+        Check::ok(NAME, seen),
+        examine::served(workers.into(), waiting.into()),
+        examine::dead_letters(dead_letters.into()),
+    ];
     checks.push(if unrouted == 0 {
         Check::ok("queue.unrouted", "every result had a reader")
     } else {
         Check::warning(
             "queue.unrouted",
             format!("{unrouted} results were for services that had bound no queue"),
-            "have each service bind its queue to keycard.events before it asks; then purge keycard.unrouted",
+            "have each service bind its queue to keycard.events before it asks; then purge keycard.unrouted (it also has what became of a doctor's lease that a worker had to end)",
         )
     });
     Ok(checks)
 }
 
-/// A channel with confirmations, and a queue for this connection alone.
-async fn own_queue(connection: &Connection) -> lapin::Result<(Channel, String)> {
+async fn confirming_channel(connection: &Connection) -> lapin::Result<Channel> {
     let channel = connection.create_channel().await?;
     channel
         .confirm_select(ConfirmSelectOptions::default())
         .await?;
+    Ok(channel)
+}
+
+/// A channel with confirmations, and a queue for this connection alone.
+async fn own_queue(connection: &Connection) -> lapin::Result<(Channel, String)> {
+    let channel = confirming_channel(connection).await?;
     let queue = format!("keycard.doctor.{}", clock::uuid_v7());
     let options = QueueDeclareOptions {
         exclusive: true,
@@ -160,14 +190,19 @@ async fn own_queue(connection: &Connection) -> lapin::Result<(Channel, String)> 
     Ok((channel, queue))
 }
 
-async fn publish(channel: &Channel, queue: &str, user: &str) -> lapin::Result<Confirmation> {
+async fn publish(
+    channel: &Channel,
+    exchange: &str,
+    key: &str,
+    user: &str,
+) -> lapin::Result<Confirmation> {
     let options = BasicPublishOptions {
         mandatory: true,
         ..BasicPublishOptions::default()
     };
     let properties = BasicProperties::default().with_user_id(user.into());
     channel
-        .basic_publish("".into(), queue.into(), options, b"doctor", properties)
+        .basic_publish(exchange.into(), key.into(), options, b"doctor", properties)
         .await?
         .await
 }

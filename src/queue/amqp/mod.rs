@@ -12,6 +12,7 @@
 //! | `deaths` | what the broker notes on messages that it moves |
 //! | `client` | a service's side, for the command line |
 //! | `examine` | what `keycard doctor` looks at |
+//! | `management` | whom the broker knows, for the doctor |
 //! | `letters` | the dead letters, for an operator |
 
 mod client;
@@ -21,6 +22,7 @@ mod deaths;
 mod examine;
 mod ladder;
 mod letters;
+mod management;
 mod message;
 mod publisher;
 mod reply;
@@ -29,6 +31,7 @@ mod topology;
 pub use client::Client;
 pub use examine::examine;
 pub use letters::AmqpDeadLetters;
+pub use management::{Management, unasked_users, unknown_users};
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::protocol::AMQPSoftError;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, ExchangeKind};
+use lapin::{Channel, Connection, ExchangeKind, Queue};
 use tokio::time::timeout;
 
 use super::OPERATION_TIMEOUT;
@@ -89,8 +89,7 @@ pub(super) async fn declare(broker: &Broker, connection: &Connection) -> Result<
         .unwrap_or_else(|_| Err(silence()))
 }
 
-/// The exchanges and queues that are not there, by name, and how many messages wait among the dead
-/// letters and among the results that nobody had bound.
+/// Which exchanges and queues are there, and what waits in them.
 pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Looked, QueueError> {
     let looking = async {
         let mut looked = Looked::default();
@@ -104,9 +103,7 @@ pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Loo
             let channel = open_channel(connection).await?;
             let declaring = channel.queue_declare(queue.as_str().into(), options, table([]));
             match declaring.await {
-                Ok(there) if queue == DEAD_LETTERS => looked.dead_letters = there.message_count(),
-                Ok(there) if queue == UNROUTED => looked.unrouted = there.message_count(),
-                Ok(_) => {}
+                Ok(there) => looked.see(&queue, &there),
                 Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
                     looked.missing.push(queue);
                 }
@@ -124,9 +121,9 @@ pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Loo
                 .exchange_declare(exchange.into(), kind, options, table([]))
                 .await
             {
-                Ok(()) => {}
+                Ok(()) => looked.there += 1,
                 Err(error) if is_soft(&error, AMQPSoftError::NOTFOUND) => {
-                    looked.missing.push(exchange.to_owned());
+                    looked.missing.push(format!("exchange {exchange}"));
                 }
                 Err(error) => return Err(refusal(broker, &error)),
             }
@@ -138,15 +135,38 @@ pub(super) async fn look(broker: &Broker, connection: &Connection) -> Result<Loo
         .unwrap_or_else(|_| Err(silence()))
 }
 
-/// What there is of keycard's exchanges and queues.
+/// Keycard's exchanges and queues as they are.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
+    /// How many of them there are.
+    pub(super) there: usize,
     /// Those that are not there.
     pub(super) missing: Vec<String>,
+    /// Messages that no worker has taken yet, in all lanes.
+    pub(super) waiting: u32,
+    /// Workers that take requests.
+    pub(super) workers: u32,
     /// Messages among the dead letters.
     pub(super) dead_letters: u32,
     /// Results that nobody had bound a queue for.
     pub(super) unrouted: u32,
+}
+
+impl Looked {
+    fn see(&mut self, name: &str, queue: &Queue) {
+        self.there += 1;
+        let messages = queue.message_count();
+        match name {
+            DEAD_LETTERS => self.dead_letters = messages,
+            UNROUTED => self.unrouted = messages,
+            REQUESTS | LEASES | EXPIRY => self.waiting += messages,
+            // A rung: what is in it waits for its time.
+            _ => {}
+        }
+        if name == REQUESTS {
+            self.workers = queue.consumer_count();
+        }
+    }
 }
 
 /// Refuses a broker without dead-lettering at least once, which came with `RabbitMQ` 3.10. lapin

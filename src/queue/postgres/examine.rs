@@ -5,6 +5,7 @@ use postgres_protocol::escape::escape_identifier;
 use crate::check::Check;
 use crate::lease::Requester;
 use crate::ledger::{Ledger, LedgerError};
+use crate::queue::examine;
 
 /// Looks at the queue in the database of this ledger, under the configuration's own rules.
 pub async fn examine(ledger: &Ledger) -> Vec<Check> {
@@ -39,21 +40,23 @@ async fn look(ledger: &Ledger) -> Result<Vec<Check>, LedgerError> {
                             WHERE NOT EXISTS (
                                 SELECT FROM pg_roles
                                 WHERE rolcanlogin AND rolname::text COLLATE "default" = name)
-                            ORDER BY name)"#,
+                            ORDER BY name),
+                      (SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND usename = current_user
+                         AND application_name LIKE '% requests'),
+                      (SELECT count(*) FROM keycard.messages m
+                       WHERE due_at <= clock_timestamp()
+                         AND (holder IS NULL OR NOT EXISTS (
+                             SELECT FROM keycard.sessions s WHERE s.id = m.holder)))"#,
             &[&names],
         )
         .await
         .map_err(failed)?;
     let (dead_letters, missing): (i64, Vec<String>) = (row.get(0), row.get(1));
-    let mut checks = vec![if dead_letters == 0 {
-        Check::ok("queue.dead_letters", "none waits")
-    } else {
-        Check::warning(
-            "queue.dead_letters",
-            format!("{dead_letters} messages could not be processed"),
-            "`keycard dead-letters list` says why",
-        )
-    }];
+    let mut checks = vec![
+        examine::served(row.get(2), row.get(3)),
+        examine::dead_letters(dead_letters),
+    ];
     if missing.is_empty() {
         let seen = "every requester is a role that can log in";
         checks.push(Check::ok("queue.requesters", seen));

@@ -29,6 +29,7 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 /// Claims and acknowledgements need no flush to disk: what a crash of the server forgets is
 /// delivered again, and a later commit of a consequence flushes them with it. The server shall
 /// notice a worker that is cut off, as only then it gives back what that one held.
+/// Their names, which end in the lane's, say how many workers there are.
 const SETTINGS: &str = "SET synchronous_commit = off; SET tcp_keepalives_idle = 20;
      SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; SET tcp_user_timeout = 30000;";
 
@@ -63,7 +64,13 @@ impl Session {
             .listen(Arc::clone(&woken))
             .await
             .map_err(|error| from_ledger(&error))?;
-        let listen = format!("{SETTINGS} LISTEN keycard_{}", stream.name());
+        let lane = stream.name();
+        let listen = format!(
+            "{SETTINGS}
+             SELECT set_config('application_name',
+                 left(current_setting('application_name'), 40) || ' {lane}', false);
+             LISTEN keycard_{lane}"
+        );
         timed(OPERATION, client.batch_execute(&listen)).await?;
         let id = timed(
             OPERATION,
