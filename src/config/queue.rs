@@ -54,17 +54,31 @@ impl Amqp {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Kind {
+    Postgres,
+    Amqp,
+}
+
 /// Reads the section; `databases` are the keys of all that the file has.
 pub(super) fn read(top: &Section, databases: &[&str]) -> Option<Queue> {
     let section = top.section_or_empty("queue")?;
-    let kind = section.kind(&["postgres", "amqp"])?;
+    let kind = section.kind(&[("postgres", Kind::Postgres), ("amqp", Kind::Amqp)])?;
     let prefetch = section.number("prefetch", 2..=2_000).unwrap_or(64);
-    if kind == "postgres" {
-        section.refuse(&["url", "password", "ca_file"], "amqp");
-        let database = database(&section, databases)?.to_owned();
-        return Some(Queue::Postgres { database, prefetch });
+    match kind {
+        Kind::Postgres => {
+            section.refuse(&["url", "password", "ca_file"], "amqp");
+            let database = database(&section, databases)?.to_owned();
+            Some(Queue::Postgres { database, prefetch })
+        }
+        Kind::Amqp => {
+            section.refuse(&["database"], "postgres");
+            broker(&section, prefetch).map(Queue::Amqp)
+        }
     }
-    section.refuse(&["database"], "postgres");
+}
+
+fn broker(section: &Section, prefetch: u16) -> Option<Amqp> {
     let password = section.password();
     let ca_file = section.path("ca_file");
     let url = section.required_text(
@@ -81,12 +95,12 @@ pub(super) fn read(top: &Section, databases: &[&str]) -> Option<Queue> {
             "write amqps:// in url, or take it out",
         );
     }
-    Some(Queue::Amqp(Amqp {
+    Some(Amqp {
         uri,
         password: password?,
         ca_file,
         prefetch,
-    }))
+    })
 }
 
 /// The database that carries the messages: the only one, unless the section says which.

@@ -127,16 +127,18 @@ impl<'a> Section<'a> {
     }
 
     /// Which kind of thing it is about; the first of `known` if it does not say.
-    pub(super) fn kind(&self, known: &[&'a str]) -> Option<&'a str> {
+    pub(super) fn kind<Kind: Copy>(&self, known: &[(&str, Kind)]) -> Option<Kind> {
         const KEY: &str = "kind";
         if !self.has(KEY) {
-            return known.first().copied();
+            return known.first().map(|(_, first)| *first);
         }
-        let kind = self.text(KEY)?;
-        if known.contains(&kind) {
-            return Some(kind);
+        let written = self.text(KEY)?;
+        if let Some((_, kind)) = known.iter().find(|(name, _)| *name == written) {
+            return Some(*kind);
         }
-        self.report(KEY, format!("{kind:?} is not known"), suggest(kind, known));
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let problem = format!("{written:?} is not known");
+        self.report(KEY, problem, suggest(written, &names));
         None
     }
 

@@ -54,8 +54,7 @@ pub struct Directory {
 /// Reads the section; `directory` is the file's own.
 pub(super) fn read(top: &Section, directory: &Path) -> Option<Store> {
     let section = top.section_or_empty("store")?;
-    let kinds = StoreKind::ALL.map(StoreKind::name);
-    let kind = StoreKind::from_name(section.kind(&kinds)?)?;
+    let kind = section.kind(&StoreKind::ALL.map(|kind| (kind.name(), kind)))?;
     for other in StoreKind::ALL.into_iter().filter(|other| *other != kind) {
         section.refuse(own_keys(other), other.name());
     }
