@@ -63,19 +63,23 @@ pub enum AppError {
     Stopped,
 }
 
+/// How long a run that ends by itself waits for a queue that is away.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Builds a worker: every ledger is migrated and checked, the broker's queues are declared. Waits
-/// for whatever is away, until `stop` is cancelled. With `readiness` it tells there what it reaches,
-/// and counts for the metrics.
+/// for whatever is away, for the queue no longer than `patience`, until `stop` is cancelled. With
+/// `readiness` it tells there what it reaches, and counts for the metrics.
 ///
 /// # Errors
 /// What somebody must mend first.
 pub async fn worker(
     config: &Config,
     readiness: Option<Arc<Readiness>>,
+    patience: Option<Duration>,
     stop: &CancellationToken,
 ) -> Result<Worker, AppError> {
     tokio::select! {
-        built = build_worker(config, readiness, stop) => built,
+        built = build_worker(config, readiness, patience, stop) => built,
         // Not cancel-safe, and nothing is lost: the process ends.
         () = stop.cancelled() => Err(AppError::Stopped),
     }
@@ -84,6 +88,7 @@ pub async fn worker(
 async fn build_worker(
     config: &Config,
     readiness: Option<Arc<Readiness>>,
+    patience: Option<Duration>,
     stop: &CancellationToken,
 ) -> Result<Worker, AppError> {
     let rules = Arc::new(rules(config));
@@ -97,7 +102,7 @@ async fn build_worker(
         // Until there is a worker that looks: nothing else is waited for.
         readiness.looked_at(Need::Queue, false);
     }
-    let queue = queue(config, &rules).await?;
+    let queue = queue(config, &rules, patience).await?;
     let parts = Parts {
         rules,
         queue,
@@ -123,10 +128,17 @@ pub async fn compare(config: &Config) -> Result<Report, AppError> {
     Ok(views.compare(&rules, store.as_ref()).await)
 }
 
-async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, AppError> {
+async fn queue(
+    config: &Config,
+    rules: &Arc<Rules>,
+    patience: Option<Duration>,
+) -> Result<Arc<dyn Queue>, AppError> {
     match &config.queue {
         config::Queue::Amqp(broker) => {
-            let queue = AmqpQueue::connect(as_worker(config, broker));
+            let queue = AmqpQueue::connect(amqp::Settings {
+                patience,
+                ..as_worker(config, broker)
+            });
             Ok(Arc::new(queue.await?))
         }
         config::Queue::Postgres { database, prefetch } => {
@@ -135,6 +147,7 @@ async fn queue(config: &Config, rules: &Arc<Rules>) -> Result<Arc<dyn Queue>, Ap
             let queue = PostgresQueue::connect(postgres::Settings {
                 ledger: ledger(config, database, settings, rules)?,
                 prefetch: *prefetch,
+                patience,
             });
             Ok(Arc::new(queue.await?))
         }
@@ -148,6 +161,7 @@ fn as_worker(config: &Config, broker: &config::Amqp) -> amqp::Settings {
         ca_file: broker.ca_file.clone(),
         installation: config.installation.clone(),
         prefetch: broker.prefetch,
+        patience: None,
     }
 }
 
@@ -184,9 +198,10 @@ fn as_client(broker: &config::AmqpClient) -> amqp::Settings {
         uri: broker.uri.clone(),
         password: reader(&broker.password, None),
         ca_file: broker.ca_file.clone(),
-        // A client declares nothing, so nobody looks at these two.
+        // A client declares nothing and waits for nothing, so nobody looks at these three.
         installation: broker.uri.authority.userinfo.username.clone(),
         prefetch: 1,
+        patience: None,
     }
 }
 

@@ -90,7 +90,7 @@ async fn at_home(config: &Config, arguments: &Arguments, bereft: &Bereft) -> Res
         return Ok(());
     }
     config.check_passwords()?;
-    let worker = app::worker(config, None, &CancellationToken::new()).await?;
+    let worker = app::worker(config, None, Some(app::PATIENCE), &CancellationToken::new()).await?;
     worker
         .revoke_bereft(&arguments.database)
         .await

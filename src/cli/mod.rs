@@ -76,8 +76,10 @@ enum Command {
         after_help = "Example:\n  keycard --config /etc/keycard/keycard.toml worker",
         long_about = "Serve: issue, renew, revoke and expire until SIGTERM.\n\nWith --drain it ends \
                       by itself, for a cron job beside workers that are scaled to zero: a message \
-                      that was lost wakes nobody. It waits for a broker that is away, and exits with \
-                      1 when a database could not be swept. It serves no metrics."
+                      that was lost wakes nobody. It does what waits in the queue when it begins, \
+                      looks in each database for what is due and removes what is old, and exits with \
+                      0; with 1 when something was out of reach, after doing the rest, or when it was \
+                      stopped before. It serves no metrics."
     )]
     Worker(worker::Arguments),
     /// Look at the configuration.

@@ -31,7 +31,13 @@ pub(super) async fn run(
     let config = Config::load(path, environment)?;
     let report = if arguments.apply {
         config.check_passwords()?;
-        let worker = app::worker(&config, None, &CancellationToken::new()).await?;
+        let worker = app::worker(
+            &config,
+            None,
+            Some(app::PATIENCE),
+            &CancellationToken::new(),
+        )
+        .await?;
         worker.reconcile_once().await
     } else {
         app::compare(&config).await?

@@ -17,7 +17,7 @@ use crate::telemetry::{self, Format, Traces};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Do what waits in the queue, look once for what is due in the databases, and end.
+    /// Do what waits in the queue, look once after each database, and end.
     #[arg(long)]
     drain: bool,
 }
@@ -62,8 +62,9 @@ async fn serve(
         serving.map_err(|error| Failure::Failed(error.to_string()))?;
         readiness = Some(told);
     }
-    let worker = match app::worker(config, readiness, &stop).await {
-        Err(AppError::Stopped) => return Ok(()),
+    let patience = arguments.drain.then_some(app::PATIENCE);
+    let worker = match app::worker(config, readiness, patience, &stop).await {
+        Err(AppError::Stopped) if !arguments.drain => return Ok(()),
         built => Arc::new(built?),
     };
     tracing::info!(

@@ -56,12 +56,12 @@ pub trait Queue: Send + Sync {
     /// When the broker cannot be asked.
     async fn dead_letters(&self) -> Result<u32, QueueError>;
 
-    /// How many messages wait for a worker or are in the hands of this one. Those that wait for
-    /// their time are not among them, nor those in the hands of others.
+    /// How many messages of a lane wait for a worker: no worker has them yet, or the one that had
+    /// them is gone. Those that wait for their time are not among them.
     ///
     /// # Errors
     /// When the broker cannot be asked.
-    async fn backlog(&self) -> Result<u64, QueueError>;
+    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError>;
 
     /// Stops consuming, waits until every delivery handed out is gone, hands back the rest and
     /// closes the connections.

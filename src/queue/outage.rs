@@ -57,13 +57,16 @@ impl Outage {
     }
 
     /// Says that an attempt failed and waits before the next one; what no waiting mends is given
-    /// back.
+    /// back, and after `patience` everything.
     pub(super) async fn wait_out(
         &mut self,
         error: QueueError,
         pauses: &mut ExponentialBackoff,
+        patience: Option<Duration>,
     ) -> Result<(), QueueError> {
-        if error.disposition == Disposition::Fatal {
+        let lasts = self.begun.as_ref().map(|(since, _)| since.elapsed());
+        let is_over = patience.is_some_and(|patience| lasts.is_some_and(|lasts| lasts > patience));
+        if is_over || error.disposition == Disposition::Fatal {
             return Err(error);
         }
         self.failed(&error);

@@ -1,56 +1,116 @@
-//! One run instead of service: what waits in the queue is done, each database swept once.
+//! One run instead of service: what waits in the queue is done, each database looked after once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Worker, each};
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
 
-/// How often the queue is asked what is left.
+use super::lanes::Progress;
+use super::{Worker, each};
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::queue::Lane;
+
+/// How often a lane is asked what is left.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// So many looks in a row must find nothing: a message on its way from the broker to this worker
 /// is seen by none.
 const LOOKS: u32 = 2;
 
+/// How long a lane may stand still before it is given up: longer than any one delivery takes, whose
+/// effects fail after 20 s each.
+const STANDSTILL: Duration = Duration::from_mins(2);
+
 impl Worker {
-    /// Stops the worker once nothing is left in the queue and each database was swept; with a
-    /// reason, if one of them could not be.
-    pub(super) async fn sweep_when_drained(self: Arc<Self>) {
-        if !self.is_drained().await {
-            return;
-        }
-        tracing::info!("nothing waits in the queue any more; the databases are swept");
-        let mut failed = Vec::new();
+    /// Drains the lanes, looks after each database, and stops the worker; with a reason, if anything
+    /// was out of reach or it was told to stop before.
+    pub(super) async fn do_everything_once(self: Arc<Self>, tasks: TaskTracker) {
+        join_all(Lane::ALL.map(|lane| Arc::clone(&self).drain_lane(lane, &tasks))).await;
+        let mut undone = Vec::new();
         for (database, ledger) in &self.ledgers {
-            if let Err(reason) = self.sweep_noted(ledger).await {
-                failed.push(format!("database {database} could not be swept: {reason}"));
+            tracing::info!(
+                database,
+                "the queue is drained; the database is looked after"
+            );
+            if let Err(reason) = self.look_after(ledger).await {
+                undone.push(format!(
+                    "database {database} could not be looked after: {reason}"
+                ));
             }
         }
-        if !failed.is_empty() {
-            self.fatal.get_or_init(|| failed.join("\n"));
+        if self.stop.is_cancelled() {
+            undone.insert(0, "stopped before everything was done".to_owned());
+        }
+        for (what, reason) in self.outages.going_on() {
+            // Of databases everything was said.
+            if !self.ledgers.contains_key(&what) {
+                undone.push(format!("{what}: {reason}"));
+            }
+        }
+        if !undone.is_empty() {
+            self.fatal.get_or_init(|| undone.join("; "));
         }
         self.stop.cancel();
     }
 
-    /// Waits until nothing is left in the queue, however long its broker is away; `false` when the
-    /// worker stops before.
-    async fn is_drained(&self) -> bool {
-        let mut found_nothing = 0;
+    /// What a worker does about a database without being asked.
+    async fn look_after(&self, ledger: &Ledger) -> Result<(), String> {
+        let database = ledger.database();
+        self.noted(database, "the sweep", self.sweep_once(ledger))
+            .await?;
+        let compared = self.compare_restored(ledger);
+        self.noted(database, "looking for secrets", compared)
+            .await?;
+        self.noted(database, "removing what is old", self.forget_old(ledger))
+            .await
+    }
+
+    /// Serves a lane, and returns once nothing is left in it, or as much is done as waited in the
+    /// beginning: what comes meanwhile must not keep it for ever.
+    async fn drain_lane(self: Arc<Self>, lane: Lane, tasks: &TaskTracker) {
+        let Some(waited) = self.look_into(lane).await else {
+            return;
+        };
+        let progress = Arc::<Progress>::default();
+        tasks.spawn(Arc::clone(&self).serve(lane, Arc::clone(&progress)));
         let mut ticks = each(PERIOD);
-        while self.goes_on(&mut ticks).await {
-            let left = self.queue.backlog().await;
-            match &left {
-                Ok(_) => self.outages.over("the queue"),
-                Err(error) => self.outages.failed("the queue", &error.to_string()),
-            }
-            found_nothing = match left {
-                Ok(0) => found_nothing + 1,
-                Ok(_) | Err(_) => 0,
+        let mut found_nothing = 0;
+        let mut last = (0, None);
+        let mut moved_at = clock::monotonic_now();
+        while progress.settled() < waited && self.goes_on(&mut ticks).await {
+            let waiting = self.look_into(lane).await;
+            found_nothing = match (waiting, progress.in_hand()) {
+                (Some(0), 0) => found_nothing + 1,
+                (Some(_) | None, _) => 0,
             };
             if found_nothing == LOOKS {
-                return true;
+                return;
+            }
+            let now = clock::monotonic_now();
+            if last != (progress.settled(), waiting) {
+                last = (progress.settled(), waiting);
+                moved_at = now;
+            } else if now - moved_at > STANDSTILL {
+                let what = format!("draining the lane {}", lane.name());
+                self.outages.failed(&what, "it stands still");
+                return;
             }
         }
-        false
+    }
+
+    /// How many messages wait in a lane, if its queue can be asked.
+    async fn look_into(&self, lane: Lane) -> Option<u64> {
+        match self.queue.waiting(lane).await {
+            Ok(waiting) => {
+                self.outages.over("the queue");
+                Some(waiting)
+            }
+            Err(error) => {
+                self.outages.failed("the queue", &error.to_string());
+                None
+            }
+        }
     }
 }

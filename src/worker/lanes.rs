@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -33,20 +34,44 @@ const SUSPECT_DELIVERY_COUNT: u32 = 2;
 /// Deferrals grow over these, in seconds, and stay at the last.
 const PAUSES: [u64; 5] = [1, 2, 5, 15, 30];
 
-impl Worker {
-    /// Serves one lane until its deliveries end.
-    pub(super) async fn serve(self: Arc<Self>, lane: Lane) {
-        let mut deliveries = self.queue.consume(lane);
-        let tasks = TaskTracker::new();
-        while let Some(delivery) = deliveries.recv().await {
-            let worker = Arc::clone(&self);
-            tasks.spawn(async move { worker.take(delivery).await });
-        }
-        tasks.close();
-        tasks.wait().await;
+/// What one lane has come to.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// One token for each delivery in hand.
+    in_hand: TaskTracker,
+    settled: AtomicU64,
+}
+
+impl Progress {
+    /// Deliveries that are being worked on.
+    pub(super) fn in_hand(&self) -> usize {
+        self.in_hand.len()
     }
 
-    async fn take(&self, delivery: Delivery) {
+    /// Deliveries that were done with for good.
+    pub(super) fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed)
+    }
+}
+
+impl Worker {
+    /// Serves one lane until its deliveries end.
+    pub(super) async fn serve(self: Arc<Self>, lane: Lane, progress: Arc<Progress>) {
+        let mut deliveries = self.queue.consume(lane);
+        while let Some(delivery) = deliveries.recv().await {
+            let (worker, counted) = (Arc::clone(&self), Arc::clone(&progress));
+            progress.in_hand.spawn(async move {
+                if worker.take(delivery).await {
+                    counted.settled.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        progress.in_hand.close();
+        progress.in_hand.wait().await;
+    }
+
+    /// Whether it is done with, and does not come again as it is.
+    async fn take(&self, delivery: Delivery) -> bool {
         let settled = if delivery.delivery_count >= SUSPECT_DELIVERY_COUNT {
             let _alone = self.company.write().await;
             self.process_caught(&delivery).await
@@ -54,10 +79,12 @@ impl Worker {
             let _together = self.company.read().await;
             self.process_caught(&delivery).await
         };
-        match settled {
-            Some(settled) => self.settle(delivery, settled).await,
+        if let Some(settled) = settled {
+            self.settle(delivery, settled).await
+        } else {
             // Goes back to the broker, which counts: at its delivery limit it is a dead letter.
-            None => drop(delivery),
+            drop(delivery);
+            false
         }
     }
 
@@ -73,24 +100,27 @@ impl Worker {
     }
 
     /// Settles a delivery, however long the broker is away; when it is stale, another worker has it.
-    async fn settle(&self, delivery: Delivery, settled: Settled) {
+    /// Whether it is settled.
+    async fn settle(&self, delivery: Delivery, settled: Settled) -> bool {
         let mut tries = 0;
         while let Err(error) = self.hand_on(&delivery, &settled).await {
             if !delivery.receipt.is_live() {
-                return;
+                return false;
             }
             self.outages.failed("the queue", &error.to_string());
             tokio::select! {
                 // Cancel-safe: a sleep holds nothing.
                 () = tokio::time::sleep(pause(tries)) => {}
                 // Cancel-safe: a cancellation is not consumed. The broker hands the delivery back.
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return false,
             }
             tries += 1;
         }
-        if !delivery.receipt.ack().await {
+        let acknowledged = delivery.receipt.ack().await;
+        if !acknowledged {
             tracing::info!("a delivery was no longer ours to acknowledge; it will come again");
         }
+        acknowledged
     }
 
     async fn hand_on(&self, delivery: &Delivery, settled: &Settled) -> Result<(), QueueError> {

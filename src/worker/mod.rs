@@ -22,9 +22,11 @@ mod sweep;
 mod trace;
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::sync::RwLock;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -127,7 +129,7 @@ impl Worker {
     pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), Stopped> {
         let tasks = TaskTracker::new();
         for lane in Lane::ALL {
-            tasks.spawn(Arc::clone(&self).serve(lane));
+            tasks.spawn(Arc::clone(&self).serve(lane, Arc::default()));
         }
         for database in self.ledgers.keys() {
             tasks.spawn(Arc::clone(&self).sweep(database.clone()));
@@ -146,17 +148,16 @@ impl Worker {
         self.finish(tasks, grace).await
     }
 
-    /// Works off what waits in the queue, then sweeps each database once, and stops as
-    /// [`Worker::run`] does. What waits for its time, or is deferred, is left to others.
+    /// Works off what waits in the queue, then looks once after each database, and stops as
+    /// [`Worker::run`] does. What comes meanwhile, waits for its time or is deferred need not be
+    /// done by then.
     ///
     /// # Errors
-    /// When a database could not be swept, or it came upon something that somebody must mend first.
+    /// What was out of reach, that it was told to stop before all was done, or what somebody must
+    /// mend first.
     pub async fn drain(self: Arc<Self>, grace: Duration) -> Result<(), Stopped> {
         let tasks = TaskTracker::new();
-        for lane in Lane::ALL {
-            tasks.spawn(Arc::clone(&self).serve(lane));
-        }
-        tasks.spawn(Arc::clone(&self).sweep_when_drained());
+        tasks.spawn(Arc::clone(&self).do_everything_once(tasks.clone()));
         self.finish(tasks, grace).await
     }
 
@@ -188,6 +189,27 @@ impl Worker {
             _ = ticks.tick() => true,
             // Cancel-safe: a cancellation is not consumed.
             () = self.stop.cancelled() => false,
+        }
+    }
+
+    /// Does something about a database. What fails is noted, for whoever comes back to it, and why
+    /// is given back.
+    async fn noted(
+        &self,
+        database: &str,
+        doing: &str,
+        work: impl Future<Output = Result<(), LedgerError>>,
+    ) -> Result<(), String> {
+        match AssertUnwindSafe(work).catch_unwind().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                self.note(database, &error);
+                Err(error.to_string())
+            }
+            Err(_) => {
+                tracing::error!(database, "{doing} made the worker panic");
+                Err(format!("{doing} made the worker panic"))
+            }
         }
     }
 

@@ -20,6 +20,14 @@ impl Outages {
         }
     }
 
+    /// What fails at the moment, and why.
+    pub(super) fn going_on(&self) -> BTreeMap<String, String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// It works.
     pub(super) fn over(&self, what: &str) {
         let mut failing = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,11 +1,10 @@
 //! After a restore: a lease that was revoked early comes back alive, with its login, but without its
 //! secret. Delivered leases are compared with the store once after each start of their server.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use uuid::Uuid;
 
 use super::carry::Context;
@@ -107,18 +106,15 @@ impl Worker {
                 // Cancel-safe: a cancellation is not consumed.
                 () = self.stop.cancelled() => return,
             }
-            let compared = AssertUnwindSafe(self.compare_restored(ledger)).catch_unwind();
-            match compared.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => self.note(&database, &error),
-                Err(_) => tracing::error!(database, "looking for secrets made the worker panic"),
-            }
+            // It is noted, and the next look tries again.
+            let compared = self.compare_restored(ledger);
+            let _ = self.noted(&database, "looking for secrets", compared).await;
         }
     }
 
     /// Compares delivered leases with the store if the server was started since that was done, and
     /// revokes again what was revoked.
-    async fn compare_restored(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+    pub(super) async fn compare_restored(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         // The database may have been away when the worker started.
         ledger.prepare().await?;
         let Some(start) = ledger.uncompared().await? else {

@@ -13,14 +13,16 @@ impl Worker {
         };
         let mut ticks = each(self.sweep_interval);
         while self.goes_on(&mut ticks).await {
-            if let Err(error) = self.forget_old(ledger).await {
-                self.note(&database, &error);
-            }
+            // It is noted, and tried again after the pause.
+            let forgotten = self.forget_old(ledger);
+            let _ = self
+                .noted(&database, "removing what is old", forgotten)
+                .await;
         }
     }
 
     /// A batch is a transaction, and gives its connection back.
-    async fn forget_old(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+    pub(super) async fn forget_old(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         while !self.stop.is_cancelled() && ledger.forget_old_requests().await? > 0 {}
         while !self.stop.is_cancelled() && ledger.forget_closed_leases().await? > 0 {}
         while !self.stop.is_cancelled() && ledger.forget_old_audit().await? > 0 {}

@@ -1,9 +1,8 @@
 //! The sweep: finds what is due or unfinished, whatever should have woken it.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::{FutureExt as _, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 
 use super::carry::Context;
 use super::{Worker, each};
@@ -22,28 +21,12 @@ impl Worker {
         let mut ticks = each(self.sweep_interval);
         while self.goes_on(&mut ticks).await {
             // It is noted, and the next sweep tries again.
-            let _ = self.sweep_noted(ledger).await;
+            let swept = self.sweep_once(ledger);
+            let _ = self.noted(&database, "the sweep", swept).await;
         }
     }
 
-    /// Sweeps one database once; if that fails, it is noted, and why is given back.
-    pub(super) async fn sweep_noted(&self, ledger: &Ledger) -> Result<(), String> {
-        let database = ledger.database();
-        let swept = AssertUnwindSafe(self.sweep_once(ledger)).catch_unwind();
-        match swept.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                self.note(database, &error);
-                Err(error.to_string())
-            }
-            Err(_) => {
-                tracing::error!(database, "the sweep made the worker panic");
-                Err("the worker panicked".to_owned())
-            }
-        }
-    }
-
-    async fn sweep_once(&self, ledger: &Ledger) -> Result<(), LedgerError> {
+    pub(super) async fn sweep_once(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         // The database may have been away when the worker started.
         ledger.prepare().await?;
         let context = Context {

@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use crate::support::client::{Client, SOON};
 use crate::support::eventually;
-use crate::support::process::Output;
+use crate::support::process::Worker;
 use crate::support::queues::Queues;
 use crate::support::site::Site;
 
 /// A lease whose end is near, and the worker that issued it gone.
 async fn left_alone(site: &Site, orders: &Client) -> Value {
     let mut worker = site.worker().await;
-    let issued = orders.issued("app-role", Some(3)).await;
+    let issued = orders.issued("app-role", Some(6)).await;
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));
     issued
@@ -67,8 +67,25 @@ async fn a_due_expiry_event_is_ready_for_the_worker_that_it_wakes() {
     .await;
 }
 
+/// `keycard worker --drain` to its end: its exit code and what it has logged.
+async fn drained(site: &Site, name: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
+    let mut run = draining(site, name, variables);
+    let status = run.exit(2 * SOON).await;
+    (status.code(), run.log())
+}
+
+fn draining(site: &Site, name: &str, variables: &[(&str, &str)]) -> Worker {
+    let mut command = site.command(&["worker", "--drain"]);
+    let log = site.path().join(format!("{name}.log"));
+    Worker::start(command.envs(variables.iter().copied()), log)
+}
+
+fn last_line(log: &str) -> &str {
+    log.lines().last().unwrap_or_default()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_drains_does_what_waits_and_ends_what_nobody_woke() {
+async fn runs_that_drain_do_what_waits_and_end_what_nobody_woke() {
     const WAITING: usize = 30;
     let site = Site::usual().await;
     site.worker().await.kill();
@@ -80,25 +97,28 @@ async fn a_run_that_drains_does_what_waits_and_ends_what_nobody_woke() {
         (queues.purge_waiting().await == 1).then_some(())
     })
     .await;
+    let age = "UPDATE keycard.requests SET recorded_at = recorded_at - interval '60 days'";
+    site.sql().await.batch_execute(age).await.unwrap();
     // More than are in hand at a time.
     let mut requests = Vec::new();
     for _ in 0..WAITING {
         requests.push(orders.request("app-role", None).await);
     }
 
-    let mut command = site.command(&["worker", "--drain"]);
-    let drained = tokio::task::spawn_blocking(move || {
-        Output::of(command.env("KEYCARD_QUEUE__PREFETCH", "4"))
-    });
-    let drained = drained.await.unwrap();
-    assert!(drained.status.success(), "{}", drained.stderr);
+    let few = [("KEYCARD_QUEUE__PREFETCH", "4")];
+    let (one, other) = tokio::join!(drained(&site, "one", &few), drained(&site, "other", &few));
+    assert_eq!((one.0, other.0), (Some(0), Some(0)), "{}{}", one.1, other.1);
     assert_eq!(queues.ready(Lane::Requests).await, 0);
     let active = "SELECT count(*) FROM keycard.leases WHERE state = 'active'";
-    assert_eq!(site.count(active).await, i64::try_from(WAITING).unwrap());
+    let waiting = i64::try_from(WAITING).unwrap();
+    assert_eq!(site.count(active).await, waiting);
     for request in requests {
         assert_eq!(orders.answer(&request).await.kind(), "credential.issued.v1");
     }
     is_over(&site, &orders, &issued).await;
+    // What is old has gone.
+    let remembered = "SELECT count(*) FROM keycard.requests";
+    assert_eq!(site.count(remembered).await, waiting);
     // Left for their time: one expiry event for each.
     eventually("what was armed waits", SOON, async || {
         (queues.waiting().await == u32::try_from(WAITING).unwrap()).then_some(())
@@ -106,7 +126,87 @@ async fn a_run_that_drains_does_what_waits_and_ends_what_nobody_woke() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_though_requests_keep_coming() {
+    const WAITING: usize = 20;
+    let site = Site::usual().await;
+    site.worker().await.kill();
+    let orders = site.client("orders-svc").await;
+    let mut first = Vec::new();
+    for _ in 0..WAITING {
+        first.push(orders.request("app-role", None).await);
+    }
+    let mut run = draining(&site, "run", &[]);
+    let mut sent = WAITING;
+    let status = eventually("the run ends", 2 * SOON, async || {
+        let ended = run.try_exit();
+        // As many wait as before, whenever some are answered.
+        while ended.is_none() && sent < orders.heard().len() + WAITING {
+            orders.request("app-role", None).await;
+            sent += 1;
+        }
+        ended
+    })
+    .await;
+    assert_eq!(status.code(), Some(0), "{}", run.log());
+    assert!(sent > WAITING, "{}", run.log());
+    for request in first {
+        assert_eq!(orders.answer(&request).await.kind(), "credential.issued.v1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_without_its_store_says_so_and_leaves_the_request_to_the_next() {
+    let site = Site::usual().await;
+    site.worker().await.kill();
+    let orders = site.client("orders-svc").await;
+    let request = orders.request("app-role", None).await;
+    // A file where the store wants a directory: no secret can be put.
+    let in_the_way = site.secrets.join("keycard");
+    std::fs::write(&in_the_way, "").unwrap();
+    let (code, log) = drained(&site, "without", &[]).await;
+    assert_eq!(code, Some(1), "{log}");
+    let said = last_line(&log);
+    assert!(said.starts_with("keycard: the secret store: "), "{log}");
+    std::fs::remove_file(&in_the_way).unwrap();
+
+    // It is deferred, and its first attempt has the lease for a while.
+    eventually("a run issues it", 3 * SOON, async || {
+        let (code, log) = drained(&site, "with", &[]).await;
+        assert_eq!(code, Some(0), "{log}");
+        (site.logins().await == 1 && !orders.answers_to(&request).is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(orders.answer(&request).await.kind(), "credential.issued.v1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_stopped_before_its_end_says_so() {
+    let site = Site::usual().await;
+    site.worker().await.kill();
+    let sql = site.sql().await;
+    let lock = "BEGIN; LOCK TABLE keycard.leases IN ACCESS EXCLUSIVE MODE";
+    sql.batch_execute(lock).await.unwrap();
+    let mut run = draining(&site, "run", &[]);
+    eventually("it waits for the table", SOON, async || {
+        let waits = "SELECT count(*) FROM pg_stat_activity
+                     WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        (site.count(waits).await > 0).then_some(())
+    })
+    .await;
+    run.terminate();
+    eventually("it was told", SOON, async || {
+        run.log().contains("stopping").then_some(())
+    })
+    .await;
+    sql.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(run.exit(SOON).await.code(), Some(1), "{}", run.log());
+    let words = "keycard: stopped before everything was done";
+    assert_eq!(last_line(&run.log()), words);
+}
+
 mod amqp {
+    use super::{drained, last_line};
     use crate::support::site::Site;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -115,10 +215,20 @@ mod amqp {
         let admin = &site.admin;
         let close = format!("ALTER ROLE {admin} NOLOGIN");
         site.sql().await.batch_execute(&close).await.unwrap();
-        let drained = site.keycard(&["worker", "--drain"]);
-        assert_eq!(drained.status.code(), Some(1), "{}", drained.stderr);
-        let said = drained.stderr.lines().last().unwrap();
-        let words = "keycard: database app could not be swept: ";
-        assert!(said.starts_with(words), "{}", drained.stderr);
+        let (code, log) = drained(&site, "run", &[]).await;
+        assert_eq!(code, Some(1), "{log}");
+        let words = "keycard: database app could not be looked after: no connection ";
+        assert!(last_line(&log).starts_with(words), "{log}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_run_does_not_wait_for_its_broker_for_ever() {
+        let site = Site::on_rabbitmq().await;
+        // Nobody listens there.
+        let url = format!("amqp://kc-worker@127.0.0.1:1/{}", site.vhost);
+        let (code, log) = drained(&site, "run", &[("KEYCARD_QUEUE__URL", &url)]).await;
+        assert_eq!(code, Some(1), "{log}");
+        let said = last_line(&log);
+        assert!(said.starts_with("keycard: the queue could not "), "{log}");
     }
 }

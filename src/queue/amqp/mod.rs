@@ -73,6 +73,8 @@ pub struct Settings {
     pub installation: String,
     /// Unacknowledged deliveries of each lane, at most.
     pub prefetch: u16,
+    /// How long a broker that is away is waited for in the beginning; `None`: for ever.
+    pub patience: Option<Duration>,
 }
 
 /// The queue on `RabbitMQ` 3.10 or newer.
@@ -99,11 +101,11 @@ pub struct AmqpQueue {
 }
 
 impl AmqpQueue {
-    /// Connects, however long it takes until the broker is there and takes the password, and
-    /// declares the exchanges and queues.
+    /// Connects, as soon as the broker is there and takes the password, and declares the exchanges
+    /// and queues.
     ///
     /// # Errors
-    /// What will not pass by waiting: the vhost or a permission is missing, the broker is older
+    /// The broker stayed away for longer than its patience; or what will not pass by waiting: the vhost or a permission is missing, the broker is older
     /// than 3.10, an exchange or queue differs, the vhost belongs to another installation, or the
     /// settings make no sense. Each says what to do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
@@ -119,7 +121,10 @@ impl AmqpQueue {
             };
             match prepared.await {
                 Ok(connection) => break connection,
-                Err(error) => outage.wait_out(error, &mut pauses).await?,
+                Err(error) => {
+                    let patience = settings.patience;
+                    outage.wait_out(error, &mut pauses, patience).await?;
+                }
             }
         };
         outage.over();
@@ -219,13 +224,9 @@ impl Queue for AmqpQueue {
             .await
     }
 
-    async fn backlog(&self) -> Result<u64, QueueError> {
-        let mut left = u64::try_from(self.handed_out.len()).unwrap_or(u64::MAX);
-        for lane in Lane::ALL {
-            let queue = queue_of(lane);
-            left += u64::from(self.publisher.depth("count what waits", queue).await?);
-        }
-        Ok(left)
+    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
+        let depth = self.publisher.depth("count what waits", queue_of(lane));
+        depth.await.map(u64::from)
     }
 
     async fn shut_down(&self) {

@@ -59,6 +59,8 @@ pub struct Settings {
     pub ledger: Ledger,
     /// Unacknowledged deliveries of each lane, at most.
     pub prefetch: u16,
+    /// How long a database that is away is waited for in the beginning; `None`: for ever.
+    pub patience: Option<Duration>,
 }
 
 /// The queue in `PostgreSQL`.
@@ -83,13 +85,13 @@ pub struct PostgresQueue {
 }
 
 impl PostgresQueue {
-    /// Connects, however long it takes until the database is there, brings its schema up to date
-    /// and lets the configured requesters and operators use the queue.
+    /// Connects, as soon as the database is there, brings its schema up to date and lets the configured requesters and operators use the queue.
     ///
     /// # Errors
-    /// What will not pass by waiting: the schema is missing, or somebody else's, or belongs to
+    /// The database stayed away for longer than its patience; or what will not pass by waiting: the schema is missing, or somebody else's, or belongs to
     /// another installation. Each says what to do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
+        let patience = settings.patience;
         let ledger = Arc::new(settings.ledger);
         let mut outage = outage("worker publish");
         let mut pauses = pauses();
@@ -102,7 +104,7 @@ impl PostgresQueue {
             };
             match prepared.await {
                 Ok(()) => break,
-                Err(error) => outage.wait_out(error, &mut pauses).await?,
+                Err(error) => outage.wait_out(error, &mut pauses, patience).await?,
             }
         }
         outage.over();
@@ -245,16 +247,18 @@ impl Queue for PostgresQueue {
         Ok(u32::try_from(letters).unwrap_or(u32::MAX))
     }
 
-    async fn backlog(&self) -> Result<u64, QueueError> {
-        // What a worker that died has left waits as well.
+    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
+        // now(), as in a claim: the index ends at a limit that does not change.
         let statement = "SELECT count(*) FROM keycard.messages m
-             WHERE due_at <= clock_timestamp()
+             WHERE stream = $1 AND due_at <= now()
                AND (holder IS NULL
                     OR NOT EXISTS (SELECT FROM keycard.sessions s WHERE s.id = m.holder))";
-        let counted = self.query("count what waits", statement, &[]).await?;
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&lane.name(), Type::TEXT)];
+        let counted = self
+            .query("count what waits", statement, &parameters)
+            .await?;
         let waiting: i64 = counted.first().map_or(0, |row| row.get(0));
-        let held = u64::try_from(self.handed_out.len()).unwrap_or(u64::MAX);
-        Ok(held.saturating_add(waiting.unsigned_abs()))
+        Ok(waiting.unsigned_abs())
     }
 
     async fn shut_down(&self) {

@@ -99,6 +99,7 @@ impl Vhost {
             ca_file: None,
             installation: "test".to_owned(),
             prefetch: 64,
+            patience: None,
         }
     }
 

@@ -86,7 +86,7 @@ macro_rules! conformance {
             what_a_crash_leaves_unacknowledged_is_delivered_again
             what_is_dropped_is_delivered_again
             workers_share_the_work
-            what_is_left_is_what_waits_and_what_is_in_hand
+            what_waits_is_what_is_ready_and_nobody_has
             dead_letters_are_kept_with_their_reason
             dead_letters_can_be_listed_requeued_and_discarded
             results_reach_their_requester_and_nobody_else
@@ -327,30 +327,33 @@ pub async fn workers_share_the_work(backend: &dyn Backend) {
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 }
 
-pub async fn what_is_left_is_what_waits_and_what_is_in_hand(backend: &dyn Backend) {
+pub async fn what_waits_is_what_is_ready_and_nobody_has(backend: &dyn Backend) {
     let worker = backend.worker().await;
-    let left = async |expected: u64| {
-        eventually(&format!("{expected} are left"), 30, async || {
-            (worker.backlog().await.unwrap() == expected).then_some(())
+    let waiting = async |lane: Lane, expected: u64| {
+        eventually(&format!("{expected} wait in {lane:?}"), 30, async || {
+            (worker.waiting(lane).await.unwrap() == expected).then_some(())
         })
         .await;
     };
-    left(0).await;
     let an_hour = Duration::from_hours(1);
     worker.arm(b"for its time", an_hour).await.unwrap();
+    worker.arm(b"due", Duration::ZERO).await.unwrap();
     for body in ["1", "2"] {
         backend
             .send("orders", Lane::Requests, Command::new(body))
             .await;
     }
-    left(2).await;
+    waiting(Lane::Requests, 2).await;
+    waiting(Lane::Leases, 0).await;
+    waiting(Lane::Expiry, 1).await;
     let mut requests = worker.consume(Lane::Requests);
-    let (first, second) = (next(&mut requests).await, next(&mut requests).await);
-    left(2).await;
-    ack(first).await;
-    left(1).await;
-    ack(second).await;
-    left(0).await;
+    let in_hand = [next(&mut requests).await, next(&mut requests).await];
+    waiting(Lane::Requests, 0).await;
+    for delivery in in_hand {
+        ack(delivery).await;
+    }
+    waiting(Lane::Requests, 0).await;
+    waiting(Lane::Expiry, 1).await;
 }
 
 pub async fn dead_letters_are_kept_with_their_reason(backend: &dyn Backend) {

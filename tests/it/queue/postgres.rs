@@ -151,6 +151,7 @@ impl Place {
         let settings = Settings {
             ledger: self.ledger("test", requesters, operators),
             prefetch: 64,
+            patience: None,
         };
         timeout(DEADLINE, PostgresQueue::connect(settings))
             .await

@@ -93,10 +93,12 @@ impl Worker {
 
     /// Waits for its end.
     pub async fn exit(&mut self, seconds: u64) -> ExitStatus {
-        eventually("the worker ends", seconds, async || {
-            self.child.try_wait().unwrap()
-        })
-        .await
+        eventually("the worker ends", seconds, async || self.try_exit()).await
+    }
+
+    /// How it has ended, if it has.
+    pub fn try_exit(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 }
 

@@ -98,6 +98,7 @@ async fn a_worker_holds_no_more_than_its_prefetch() {
     let settings = Settings {
         ledger: place.ledger("test", &SERVICES, &[OPERATOR]),
         prefetch: 2,
+        patience: None,
     };
     let worker = PostgresQueue::connect(settings).await.unwrap();
     let mut requests = worker.consume(Lane::Requests);

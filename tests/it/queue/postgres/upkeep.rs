@@ -121,6 +121,7 @@ async fn a_database_that_is_away_is_waited_for_and_a_wrong_one_refused() {
     let settings = Settings {
         ledger,
         prefetch: 1,
+        patience: None,
     };
     let mut connecting = tokio::spawn(PostgresQueue::connect(settings));
     assert!(timeout(SILENCE, &mut connecting).await.is_err(), "it waits");
@@ -146,6 +147,7 @@ async fn a_database_that_is_away_is_waited_for_and_a_wrong_one_refused() {
     let other = PostgresQueue::connect(Settings {
         ledger,
         prefetch: 1,
+        patience: None,
     });
     let error = timeout(DEADLINE, other)
         .await
