@@ -5,12 +5,17 @@
 //! An order is a file in the directory of [`take_orders`], named after whom it concerns: a lease's
 //! role, or without a lease the command's id or the lease's. Its lines are `<fault> <place>`, for
 //! one place after the other; each happens once. A place is the lease's state and what happens.
+//!
+//! With a directory `migrations` in it, a worker is of a later version: it knows those as well
+//! (`tests/it/fleet.rs`).
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+
+use refinery::Migration;
 
 static ORDERS: OnceLock<PathBuf> = OnceLock::new();
 
@@ -20,6 +25,26 @@ static TURN: Mutex<()> = Mutex::new(());
 /// From now on orders are read from this directory.
 pub fn take_orders(directory: PathBuf) {
     ORDERS.get_or_init(|| directory);
+}
+
+fn orders() -> Option<&'static Path> {
+    let orders = ORDERS.get().filter(|_| cfg!(debug_assertions));
+    orders.map(PathBuf::as_path)
+}
+
+/// The migrations of a later version, if orders make this one.
+#[must_use]
+pub fn further_migrations() -> Vec<Migration> {
+    let Some(directory) = orders().map(|orders| orders.join("migrations")) else {
+        return Vec::new();
+    };
+    if !directory.exists() {
+        return Vec::new();
+    }
+    refinery::load_sql_migrations(directory).unwrap_or_else(|error| {
+        tracing::error!(%error, "migrations that were ordered cannot be read");
+        Vec::new()
+    })
 }
 
 /// What is ordered for a place, if anything is.
@@ -38,12 +63,7 @@ pub fn at(
     whom: impl FnOnce() -> String,
     what: impl FnOnce() -> String,
 ) -> Fault {
-    let orders = if cfg!(debug_assertions) {
-        ORDERS.get()
-    } else {
-        None
-    };
-    let Some(orders) = orders else {
+    let Some(orders) = orders() else {
         return Fault::default();
     };
     let (whom, state) = lease.map_or_else(

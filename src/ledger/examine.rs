@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use secrecy::SecretString;
 use tokio_postgres::config::Host;
 
-use super::schema::{LEDGER_VERSION, check_owner, check_record};
+use super::schema::{check_owner, check_record};
 use super::{Ledger, LedgerError, View};
 use crate::check::{Check, is_this_host};
 use crate::clock;
@@ -169,6 +169,12 @@ impl Ledger {
                 ));
                 return Ok(Err("there is no ledger yet"));
             }
+            Err(LedgerError::Older { version, known, .. }) => {
+                let seen = format!("version {version}");
+                let remedy = format!("start `keycard worker`, which makes it version {known}");
+                checks.push(Check::warning(name, seen, remedy));
+                return Ok(Err("the ledger is older than this keycard"));
+            }
             Err(error) => {
                 checks.push(Check::failed(name, &error));
                 return Ok(Err("the ledger cannot be used"));
@@ -178,11 +184,6 @@ impl Ledger {
             "version {version} of installation {:?}",
             self.rules.installation
         );
-        if version < LEDGER_VERSION {
-            let remedy = format!("start `keycard worker`, which makes it version {LEDGER_VERSION}");
-            checks.push(Check::warning(name, seen, remedy));
-            return Ok(Err("the ledger is older than this keycard"));
-        }
         checks.push(Check::ok(name, seen));
 
         let leases = self.count().await?;

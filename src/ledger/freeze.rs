@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use super::audit::{self, AuditRow};
+use super::rows::RowError;
+use super::schema::admits;
 use super::{Ledger, LedgerError};
 
 /// Revocations of one database are frozen.
@@ -106,15 +108,17 @@ impl Ledger {
     }
 }
 
-/// The one clock, and whether revocations are frozen.
+/// The one clock, and whether revocations are frozen. From here to the end of the transaction no
+/// migration can leave this keycard behind: it would wait for this table.
 pub(super) async fn clock_and_freeze(
     transaction: &Transaction<'_>,
-) -> Result<(Timestamp, bool), tokio_postgres::Error> {
+) -> Result<(Timestamp, bool), RowError> {
     let row = transaction
         .query_one(
-            "SELECT clock_timestamp(), frozen_at IS NOT NULL FROM keycard.ledger",
+            "SELECT clock_timestamp(), frozen_at IS NOT NULL, compatible_from FROM keycard.ledger",
             &[],
         )
         .await?;
+    admits(row.get(2)).map_err(RowError::Newer)?;
     Ok((row.get(0), row.get(1)))
 }

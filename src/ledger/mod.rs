@@ -28,7 +28,6 @@ pub use requests::{Asked, Kind, Recorded};
 pub use restore::{Adoption, Record, Standing, Start};
 pub use rows::StoredLease;
 pub use rules::{Role, Rules, Told};
-pub use schema::LEDGER_VERSION;
 pub use step::{Decided, Replayed, Step, Stepped, Subject};
 
 use std::sync::Arc;
@@ -242,13 +241,27 @@ pub enum LedgerError {
     },
     /// A newer keycard has changed the ledger in a way that this one does not know.
     #[error(
-        "the ledger in database {database} needs keycard ledger version {needed} or newer and this keycard knows {LEDGER_VERSION}; upgrade it"
+        "the ledger in database {database} needs keycard ledger version {needed} or newer and this keycard knows {known}; upgrade it"
     )]
     Newer {
         /// Which database.
         database: String,
         /// The version needed.
         needed: i32,
+        /// The newest that this keycard knows.
+        known: i32,
+    },
+    /// The ledger was not migrated yet to what this keycard works with.
+    #[error(
+        "the ledger in database {database} is of version {version} and this keycard works with {known}; `keycard worker` makes it that when it starts"
+    )]
+    Older {
+        /// Which database.
+        database: String,
+        /// Its version.
+        version: i32,
+        /// The version that this keycard works with.
+        known: i32,
     },
     /// Somebody else owns a part of the ledger and could have planted something in it.
     #[error(
@@ -309,6 +322,14 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    pub(super) fn newer(database: &str, needed: i32) -> Self {
+        Self::Newer {
+            database: database.to_owned(),
+            needed,
+            known: schema::known_version(),
+        }
+    }
+
     pub(crate) fn sql(
         operation: &'static str,
         database: &str,
@@ -338,6 +359,7 @@ impl LedgerError {
             | Self::Silent { .. }
             | Self::SessionsLeft { .. }
             | Self::NoLedger { .. }
+            | Self::Older { .. }
             | Self::Row { .. }
             | Self::Locked { .. }
             | Self::Migration { .. } => Disposition::Retry,

@@ -71,6 +71,9 @@ pub(super) enum RowError {
     Content(String),
     #[error("Postgres does not answer")]
     Silent,
+    /// A newer keycard has migrated the ledger, and this version is needed by now.
+    #[error("it needs version {0}")]
+    Newer(i32),
 }
 
 impl RowError {
@@ -81,6 +84,7 @@ impl RowError {
                 operation,
                 database: database.to_owned(),
             },
+            Self::Newer(needed) => LedgerError::newer(database, needed),
             Self::Content(problem) => LedgerError::Row {
                 database: database.to_owned(),
                 problem,

@@ -1,21 +1,16 @@
 //! The ledger's schema: its migrations, its owner, and whose ledger it is.
 
 use std::error::Error as _;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use refinery::{Migration, Runner};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Ledger, LedgerError};
-
-/// The newest migration that this keycard knows.
-pub const LEDGER_VERSION: i32 = 6;
-
-/// The oldest keycard, by the newest migration it knows, that can still work with what the
-/// migrations have made. Raise it only with a change that an older one would get wrong: before 5,
-/// nobody knows of freezing.
-const COMPATIBLE_FROM: i32 = 5;
+use crate::injection;
 
 /// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
 pub(super) const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
@@ -25,6 +20,17 @@ const MIGRATION_PATIENCE: &str = "SET lock_timeout = '3s'";
 
 mod embedded {
     refinery::embed_migrations!("src/ledger/migrations");
+}
+
+static MIGRATIONS: LazyLock<Vec<Migration>> = LazyLock::new(|| {
+    let mut migrations = embedded::migrations::runner().get_migrations().clone();
+    migrations.extend(injection::further_migrations());
+    migrations
+});
+
+/// The newest migration that this keycard knows.
+pub(super) fn known_version() -> i32 {
+    MIGRATIONS.iter().map(Migration::version).max().unwrap_or(0)
 }
 
 impl Ledger {
@@ -50,6 +56,15 @@ impl Ledger {
         prepared.await.copied()
     }
 
+    /// Checks that the ledger still admits this keycard: connections stay, and a newer one may have
+    /// migrated it since.
+    ///
+    /// # Errors
+    /// [`LedgerError::Newer`], or when the database cannot be asked.
+    pub async fn check_again(&self) -> Result<(), LedgerError> {
+        check_version(&*self.connection().await?, &self.database).await
+    }
+
     async fn migrate(&self) -> Result<(), LedgerError> {
         let manager = self.pool.manager();
         // A connection of its own: it ends with this function, and the lock with it.
@@ -63,17 +78,13 @@ impl Ledger {
         check_admin(&client, &self.database).await?;
         create_schema(&client, &self.database).await?;
         check_owner(&client, &self.database).await?;
-        if let Some(needed) = compatible_from(&client).await.map_err(sql)?
-            && needed > LEDGER_VERSION
-        {
-            return Err(LedgerError::Newer {
-                database: self.database.clone(),
-                needed,
-            });
+        match check_version(&client, &self.database).await {
+            Ok(()) | Err(LedgerError::NoLedger { .. } | LedgerError::Older { .. }) => {}
+            Err(error) => return Err(error),
         }
-        let mut migrations = embedded::migrations::runner();
+        let mut migrations = Runner::new(&MIGRATIONS);
         migrations.set_migration_table_name("keycard.migrations");
-        // A newer keycard may have run more migrations; `compatible_from` says if that matters.
+        // A newer keycard may have run more; that it admits this one is checked.
         let migrations = migrations.set_abort_missing(false);
         client
             .batch_execute(MIGRATION_PATIENCE)
@@ -85,19 +96,12 @@ impl Ledger {
         client
             .execute(
                 "INSERT INTO keycard.ledger (installation, system_identifier, database_oid,
-                     compatible_from, server_started_at)
-                 SELECT $1, (SELECT system_identifier FROM pg_control_system()), oid, $2,
+                     server_started_at)
+                 SELECT $1, (SELECT system_identifier FROM pg_control_system()), oid,
                         pg_postmaster_start_time()
                  FROM pg_database WHERE datname = current_database()
                  ON CONFLICT DO NOTHING",
-                &[&self.rules.installation, &COMPATIBLE_FROM],
-            )
-            .await
-            .map_err(sql)?;
-        client
-            .execute(
-                "UPDATE keycard.ledger SET compatible_from = $1 WHERE compatible_from < $1",
-                &[&COMPATIBLE_FROM],
+                &[&self.rules.installation],
             )
             .await
             .map_err(sql)?;
@@ -239,46 +243,70 @@ pub(super) async fn check_owner(client: &Client, database: &str) -> Result<(), L
     }
 }
 
-async fn compatible_from(client: &Client) -> Result<Option<i32>, tokio_postgres::Error> {
-    let exists: bool = client
-        .query_one("SELECT to_regclass('keycard.ledger') IS NOT NULL", &[])
-        .await?
-        .get(0);
-    if !exists {
-        return Ok(None);
-    }
+/// Checks that this keycard and the ledger's migrations go together.
+async fn check_version(client: &Client, database: &str) -> Result<(), LedgerError> {
     let row = client
-        .query_opt("SELECT compatible_from FROM keycard.ledger", &[])
-        .await?;
-    Ok(row.map(|row| row.get(0)))
+        .query_one(
+            "SELECT (SELECT max(version) FROM keycard.migrations),
+                    (SELECT compatible_from FROM keycard.ledger)",
+            &[],
+        )
+        .await
+        .map_err(|error| unless_missing(database, &error))?;
+    let (version, compatible_from): (Option<i32>, Option<i32>) = (row.get(0), row.get(1));
+    if let Some(needed) = compatible_from {
+        admits(needed).map_err(|needed| LedgerError::newer(database, needed))?;
+    }
+    let version = version.unwrap_or(0);
+    if version < known_version() {
+        return Err(LedgerError::Older {
+            database: database.to_owned(),
+            version,
+            known: known_version(),
+        });
+    }
+    Ok(())
 }
 
-/// Checks that the ledger was written in this database of this cluster, for this installation. Says
-/// whether the server was started since secrets were last compared with it.
+/// Whether a ledger that needs this version may be used by this keycard; if not, which it needs.
+pub(super) fn admits(compatible_from: i32) -> Result<(), i32> {
+    if compatible_from > known_version() {
+        Err(compatible_from)
+    } else {
+        Ok(())
+    }
+}
+
+fn unless_missing(database: &str, error: &tokio_postgres::Error) -> LedgerError {
+    if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
+        LedgerError::NoLedger {
+            database: database.to_owned(),
+        }
+    } else {
+        sql(database, error)
+    }
+}
+
+/// Checks that this keycard may use the ledger, and that it was written in this database of this
+/// cluster, for this installation. Says whether the server was started since secrets were last
+/// compared with it.
 pub(super) async fn check_record(
     client: &Client,
     database: &str,
     installation: &str,
 ) -> Result<bool, LedgerError> {
+    check_version(client, database).await?;
     let row = client
         .query_opt(
             "SELECT l.installation,
                     l.system_identifier = (SELECT system_identifier FROM pg_control_system()),
-                    l.database_oid = d.oid, l.compatible_from,
+                    l.database_oid = d.oid,
                     l.server_started_at IS DISTINCT FROM pg_postmaster_start_time()
              FROM keycard.ledger l, pg_database d WHERE d.datname = current_database()",
             &[],
         )
         .await
-        .map_err(|error| {
-            if error.code() == Some(&SqlState::UNDEFINED_TABLE) {
-                LedgerError::NoLedger {
-                    database: database.to_owned(),
-                }
-            } else {
-                sql(database, &error)
-            }
-        })?;
+        .map_err(|error| sql(database, &error))?;
     let problem = match row {
         None => "it holds no record of whose it is".to_owned(),
         Some(row) if row.get::<_, &str>(0) != installation => format!(
@@ -289,14 +317,7 @@ pub(super) async fn check_record(
         Some(row) if !row.get::<_, bool>(2) => {
             "it was written in another database of this cluster".to_owned()
         }
-        // A newer keycard may have migrated the ledger while this one was running.
-        Some(row) if row.get::<_, i32>(3) > LEDGER_VERSION => {
-            return Err(LedgerError::Newer {
-                database: database.to_owned(),
-                needed: row.get(3),
-            });
-        }
-        Some(row) => return Ok(row.get(4)),
+        Some(row) => return Ok(row.get(3)),
     };
     Err(LedgerError::Foreign {
         database: database.to_owned(),

@@ -168,7 +168,7 @@ impl Ledger {
             && let Some(before) = requests::remember(transaction, asked, Some(named)).await?
         {
             if before.digest != asked.digest {
-                let now = clock(transaction).await?;
+                let (now, _) = clock_and_freeze(transaction).await?;
                 let (code, message) = (
                     DenialCode::RequestIdReused,
                     "this id was used before with another content; give every command its own",
@@ -192,7 +192,7 @@ impl Ledger {
             // Read again: the answer may have come while this waited for the lease.
             let again = requests::recall(transaction, asked).await?;
             if let Some(answer) = again.and_then(|known| known.answer) {
-                let now = clock(transaction).await?;
+                let (now, _) = clock_and_freeze(transaction).await?;
                 about.lease_id = stored.as_ref().map(|stored| stored.lease.id.clone());
                 let stepped = self.replayed(asked, answer, stored, now);
                 let kept = matches!(stepped, Stepped::Ended(_)).then(|| {
@@ -402,14 +402,6 @@ pub(super) struct Change {
     pub(super) decision: Decision,
     pub(super) stored: Option<StoredLease>,
     password: Option<SecretString>,
-}
-
-/// The one clock, read now and not when the transaction began.
-async fn clock(transaction: &Transaction<'_>) -> Result<Timestamp, tokio_postgres::Error> {
-    let row = transaction
-        .query_one("SELECT clock_timestamp()", &[])
-        .await?;
-    Ok(row.get(0))
 }
 
 /// How many leases of a requester and role are alive. Until the end of the transaction nobody else

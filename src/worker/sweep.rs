@@ -29,6 +29,7 @@ impl Worker {
     pub(super) async fn sweep_once(&self, ledger: &Ledger) -> Result<(), LedgerError> {
         // The database may have been away when the worker started.
         ledger.prepare().await?;
+        ledger.check_again().await?;
         let context = Context {
             ledger,
             asked: None,

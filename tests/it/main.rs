@@ -17,6 +17,7 @@ mod doctor;
 mod documents;
 mod embedded;
 mod expiry;
+mod fleet;
 mod hostile;
 mod idempotency;
 mod idle;

@@ -4,8 +4,9 @@ CREATE TABLE keycard.ledger (
     installation text NOT NULL,
     system_identifier bigint NOT NULL,
     database_oid oid NOT NULL,
-    -- The lowest schema version that a keycard must know to work with this ledger.
-    compatible_from integer NOT NULL
+    -- The version that a keycard must know at least to work with this ledger. A migration that an
+    -- older one would get wrong raises the default and the value, and by that waits for its steps.
+    compatible_from integer NOT NULL DEFAULT 1
 );
 
 CREATE TABLE keycard.leases (

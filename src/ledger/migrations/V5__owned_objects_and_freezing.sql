@@ -8,4 +8,7 @@ ALTER TABLE keycard.leases
 -- Since when an operator has nothing revoked in this database, and why.
 ALTER TABLE keycard.ledger
     ADD COLUMN frozen_at timestamptz,
-    ADD COLUMN frozen_reason text;
+    ADD COLUMN frozen_reason text,
+    -- Who does not know of freezing would revoke.
+    ALTER COLUMN compatible_from SET DEFAULT 5;
+UPDATE keycard.ledger SET compatible_from = 5;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use keycard::fault::Disposition;
+use keycard::ledger::LedgerError;
 use keycard::login::{Setup, setup_sql};
 use keycard::queue::Queue as _;
 use keycard::queue::postgres::{PostgresQueue, Settings};
@@ -189,6 +190,13 @@ async fn a_migration_says_whose_transaction_is_in_its_way() {
     let row = orders.query_one("SELECT pg_backend_pid()", &[]).await;
     let holder = format!("process {} of role orders", row.unwrap().get::<_, i32>(0));
     assert!(error.to_string().contains(&holder), "{error}");
+    // Until then nothing is done there that needs what is missing.
+    let error = ledger.frozen().await.unwrap_err();
+    assert!(
+        matches!(error, LedgerError::Older { version: 2, .. }),
+        "{error}"
+    );
+    assert_eq!(error.disposition(), Disposition::Retry);
     orders.batch_execute("COMMIT").await.unwrap();
     ledger.prepare().await.unwrap();
 }
