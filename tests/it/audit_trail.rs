@@ -52,9 +52,9 @@ async fn a_whole_life_leaves_one_row_and_one_line_for_each_decision() {
     drop(site.worker().await);
     let worker = site.worker_at("error", &[]);
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(3)).await;
+    let issued = orders.issued("app-role", Some(6)).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
-    let renewal = orders.renew(lease_id, Some(5)).await;
+    let renewal = orders.renew(lease_id, Some(9)).await;
     let renewed = orders.answer(&renewal).await;
     let revoked = orders.notice("lease.revoked.v1", lease_id, SOON).await;
     let rows = site.audit_until("closed", lease_id).await;
@@ -95,8 +95,11 @@ async fn a_whole_life_leaves_one_row_and_one_line_for_each_decision() {
     assert_eq!(rows[3]["at"], revoked.data()["revoked_at"]);
     assert_eq!(site.audit(&[]), rows, "nothing else was decided");
 
-    // The lines are written though nothing else below ERROR is.
-    let log = worker.log();
+    // The lines are written though nothing else below ERROR is, each after its row.
+    let log = eventually("the last line is written", SOON, async || {
+        Some(worker.log()).filter(|log| log.contains(" audit: closed "))
+    })
+    .await;
     let lines: Vec<&str> = log.lines().filter(|line| line.contains("INFO")).collect();
     assert_eq!(lines.len(), rows.len(), "{log}");
     for (line, row) in lines.iter().zip(&rows) {

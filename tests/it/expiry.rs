@@ -16,11 +16,12 @@ use crate::support::eventually;
 use crate::support::queues::Queues;
 use crate::support::site::{Site, Wishes};
 
-/// How late a lease may end: a rung's slack and a busy machine.
-const LATE_SECONDS_MAX: i64 = 5;
+/// How late a lease may end on a busy machine. What ends it only when an attempt's hold is over, or
+/// with the usual sweep, is later.
+const LATE_SECONDS_MAX: i64 = 20;
 
 /// Longer than an attempt can hold a lease, which is 30 s.
-const LAST_SECONDS: u64 = 45;
+const LAST_SECONDS: u64 = 90;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_ends_though_everything_that_was_delayed_is_purged() {
@@ -31,7 +32,7 @@ async fn a_lease_ends_though_everything_that_was_delayed_is_purged() {
     .await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(4)).await;
+    let issued = orders.issued("app-role", Some(8)).await;
     let queues = Queues::of(&site).await;
     assert!(queues.purge_waiting().await > 0);
     assert_eq!(queues.waiting().await, 0);
@@ -45,7 +46,7 @@ async fn early_and_doubled_expiry_events_end_a_lease_on_time_and_once() {
     let site = Site::usual().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(6)).await;
+    let issued = orders.issued("app-role", Some(10)).await;
     let expire = expiry_of(&site, &issued).await;
     let queues = Queues::of(&site).await;
     for _ in 0..5 {
@@ -106,7 +107,7 @@ async fn the_secret_of_a_lease_that_the_ledger_has_lost_is_deleted() {
     let site = Site::usual().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(4)).await;
+    let issued = orders.issued("app-role", Some(8)).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
     let username = issued["username"].as_str().unwrap();
     // As a failover to a standby that lagged behind.
@@ -149,10 +150,10 @@ async fn a_renewed_lease_outlives_its_first_expiry_event_however_late_that_comes
     let site = Site::usual().await;
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let mut issued = orders.issued("app-role", Some(3)).await;
+    let mut issued = orders.issued("app-role", Some(6)).await;
     let lease_id = issued["lease_id"].as_str().unwrap().to_owned();
     let first = expiry_of(&site, &issued).await;
-    let renewal = orders.renew(&lease_id, Some(8)).await;
+    let renewal = orders.renew(&lease_id, Some(16)).await;
     issued["expires_at"] = orders.answer(&renewal).await.data()["expires_at"].clone();
 
     let queues = Queues::of(&site).await;
@@ -180,7 +181,7 @@ async fn a_lease_that_fell_due_while_no_worker_ran_ends_at_the_next_start() {
     let site = Site::usual().await;
     let mut worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(3)).await;
+    let issued = orders.issued("app-role", Some(8)).await;
     worker.terminate();
     assert!(worker.exit(SOON).await.success());
     // The sweep at the start has to find it. It leaves events two seconds to come first.
@@ -197,7 +198,7 @@ async fn without_any_worker_postgres_itself_refuses_the_login_on_time() {
     let site = Site::usual().await;
     let mut worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(3)).await;
+    let issued = orders.issued("app-role", Some(6)).await;
     worker.kill();
     let secret = Site::secret(&issued);
     let (username, password) = (

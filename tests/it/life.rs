@@ -74,7 +74,7 @@ async fn life_with_secrets_manager(url: &str) {
 /// Request, log in, renew, outlive the first expiry, expire with a session open; then nothing is left.
 async fn whole_life(site: &Site, secret_of: impl AsyncFn(&Value) -> Value) {
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(4)).await;
+    let issued = orders.issued("app-role", Some(6)).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
     let username = issued["username"].as_str().unwrap();
     let secret = secret_of(&issued).await;
@@ -87,7 +87,7 @@ async fn whole_life(site: &Site, secret_of: impl AsyncFn(&Value) -> Value) {
     assert_eq!((who.get::<_, &str>(0), who.get::<_, i64>(1)), (username, 1));
     drop(session);
 
-    let renewal = orders.renew(lease_id, Some(8)).await;
+    let renewal = orders.renew(lease_id, Some(14)).await;
     let renewed = orders.answer(&renewal).await;
     assert_eq!(renewed.kind(), "lease.renewed.v1");
     assert_eq!(renewed.data()["previous_expires_at"], issued["expires_at"]);

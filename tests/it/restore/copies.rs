@@ -395,7 +395,7 @@ async fn a_worker_whose_ledger_turns_out_to_be_anothers_deletes_nothing() {
     .await;
     let mut worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let lease = Lease::with_ttl(&orders, Some(5)).await;
+    let lease = Lease::with_ttl(&orders, Some(10)).await;
     // The ledger has lost the lease as well: its expiry event would delete the secret.
     superuser(
         &site,

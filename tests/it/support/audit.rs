@@ -73,7 +73,8 @@ pub async fn all_is_well(site: &Site, client: &Steady, secrets: &Secrets<'_>, se
         (client.answers().len() == client.sent().len()).then_some(())
     })
     .await;
-    eventually("no lease is under way", SOON, async || {
+    // An attempt that died keeps its lease for 30 s.
+    eventually("no lease is under way", 3 * SOON, async || {
         let unfinished = site
             .count(
                 "SELECT (SELECT count(*) FROM keycard.leases WHERE state NOT IN ('active', 'closed'))
