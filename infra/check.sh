@@ -42,6 +42,7 @@ main() {
         fi
         security
         monitoring
+        image
         ;;
     tools) tools ;;
     *)
@@ -213,11 +214,17 @@ PYTHON
     "$promtool" check rules "$out/dashboard-rules.yaml"
 }
 
+# How the image is written; infra/image/check.sh builds and runs it.
+image() {
+    say "hadolint"
+    "$venv/bin/hadolint" infra/image/Containerfile
+}
+
 tools() {
     local list=infra/requirements.txt
     mkdir -p "${venv%/*}" "${promtool%/*}"
     if ! cmp --silent "$list" "$venv/requirements.txt"; then
-        say "into $venv: checkov, kubernetes-validate, parliament"
+        say "into $venv: checkov, hadolint, kubernetes-validate, parliament"
         rm -rf "$venv"
         /usr/bin/python3 -m venv "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --requirement "$list"

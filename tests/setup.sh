@@ -43,6 +43,7 @@ main() {
     services
     postgres 17 "$postgres_17"
     if [[ $1 == verify ]]; then
+        debian_packages buildah # for the image
         postgres 16 "$postgres_16"
         postgres 18 "$postgres_18"
     fi

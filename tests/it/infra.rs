@@ -1,3 +1,4 @@
-//! What infra/ gives to servers, given to real ones. It is rendered by Terraform, without providers.
+//! What infra/ gives to servers, given to real ones, and what runs there.
 
 mod amqp;
+mod image;

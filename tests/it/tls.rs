@@ -18,13 +18,13 @@ use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
 
 /// A private authority, and what it has signed.
-struct Authority {
+pub struct Authority {
     directory: TempDir,
 }
 
 impl Authority {
     /// One that has signed a certificate for these hosts.
-    fn for_hosts(hosts: &[&str]) -> Self {
+    pub fn for_hosts(hosts: &[&str]) -> Self {
         // What a static holds is not removed at the end: it stays below target/.
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let key = KeyPair::generate().unwrap();
@@ -53,11 +53,11 @@ impl Authority {
         self.directory.path().join(name)
     }
 
-    fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.file("ca.pem")
     }
 
-    fn start<T>(&self, start: impl FnOnce(&Tls<'_>) -> T) -> T {
+    pub fn start<T>(&self, start: impl FnOnce(&Tls<'_>) -> T) -> T {
         let (certificate, key) = (self.file("server.pem"), self.file("server.key"));
         let authority = self.certificate();
         block_in_place(|| {

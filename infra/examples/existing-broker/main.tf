@@ -35,6 +35,7 @@ module "manifests" {
       host          = var.database_host
       dbname        = "app"
       password      = { secret = var.database_password_arn }
+      ca_file       = "/etc/ssl/rds-ca.pem" # in the image
       allowed_roles = ["app-*"]
     }
   }

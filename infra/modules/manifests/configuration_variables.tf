@@ -184,7 +184,7 @@ variable "worker" {
 }
 
 variable "ca_config_map" {
-  description = "ConfigMap with PEM files that ca_file of databases and broker may name as /etc/keycard-ca/KEY; null if the image's own authorities do."
+  description = "ConfigMap with PEM files that ca_file of databases and broker may name as /etc/keycard-ca/KEY; null if the image's own authorities do: the system's, or Amazon RDS's in /etc/ssl/rds-ca.pem."
   type        = string
   default     = null
 }
