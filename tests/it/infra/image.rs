@@ -170,12 +170,7 @@ fn the_image_is_keycard_and_whom_it_trusts_and_nothing_else() {
                 .unwrap()
         })
         .collect();
-    let expected = [
-        "/etc/nsswitch.conf",
-        SYSTEM_AUTHORITIES,
-        RDS_AUTHORITIES,
-        image.entry_point(),
-    ];
+    let expected = [SYSTEM_AUTHORITIES, RDS_AUTHORITIES, image.entry_point()];
     assert_eq!(names, expected);
 
     for bundle in [SYSTEM_AUTHORITIES, RDS_AUTHORITIES] {
