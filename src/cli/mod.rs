@@ -92,7 +92,9 @@ enum Command {
                       when something fails, 0 when there are warnings only.\n\nOf each role a login \
                       is created, used and dropped: a lease of the requester keycard-doctor, whose \
                       login is refused after 20 s whatever becomes of this command. A secret is \
-                      written and deleted. Nothing else is changed."
+                      written and deleted. Nothing else is changed.\n\nWith [management] an \
+                      administrator of the broker is asked which users may publish in any name. \
+                      Nothing is logged without --log-level."
     )]
     Doctor(doctor::Arguments),
     /// Print the script that a DBA runs once in a database, so that keycard needs no superuser.

@@ -24,6 +24,7 @@ class RabbitMq(Server):
         self.distribution_port = free_port()
         self.mapper_port = free_port()
         self.tls_port = free_port() if self.options.tls_cert else None
+        self.https_port = free_port() if self.options.tls_cert else None
         self.password = secrets.token_urlsafe(24)
         self.home = self.directory_of_server("home")
         self.mapper = None
@@ -52,6 +53,10 @@ class RabbitMq(Server):
                 f"ssl_options.cacertfile = {self.file_of_server('tls-ca.crt', self.options.tls_ca.read_bytes())}",
                 "ssl_options.verify = verify_peer",
                 "ssl_options.fail_if_no_peer_cert = false",
+                f"management.ssl.ip = {HOST}",
+                f"management.ssl.port = {self.https_port}",
+                f"management.ssl.certfile = {self.directory / 'tls.crt'}",
+                f"management.ssl.keyfile = {self.directory / 'tls.key'}",
             ]
         return "\n".join(lines) + "\n"
 
@@ -88,7 +93,8 @@ class RabbitMq(Server):
         super().start()
 
     def is_ready(self):
-        return accepts_connections(self.port) and accepts_connections(self.http_port)
+        ports = (self.port, self.http_port, self.https_port)
+        return all(accepts_connections(port) for port in ports if port)
 
     def remove(self):
         if self.mapper:
@@ -105,6 +111,7 @@ class RabbitMq(Server):
             "port": self.port,
             "tls_port": self.tls_port,
             "http_port": self.http_port,
+            "https_port": self.https_port,
             "user": "admin",
             "password": self.password,
             "log": str(self.log),

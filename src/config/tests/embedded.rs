@@ -91,6 +91,20 @@ fn queues_have_their_own_keys() {
         told(&format!("{SMALL}[queue]\ndatabase = \"app\"\n{amqp}")),
         r#"queue.database: belongs to kind = "postgres"; take it out, or set that kind"#
     );
+    let management = "[management]\nurl = \"https://a@b\"\npassword = { env = \"B\" }";
+    assert_eq!(
+        told(&format!("{SMALL}{management}")),
+        "management: has no use with the queue in Postgres; take it out"
+    );
+    let config = parse(&format!("{SMALL}[queue]\n{amqp}\n{management}")).unwrap();
+    let asked = config.management.unwrap();
+    assert_eq!((asked.user.as_str(), asked.url.host()), ("a", Some("b")));
+    let authority = "ca_file = \"/ca.pem\"";
+    let open = management.replace("https", "http");
+    assert_eq!(
+        told(&format!("{SMALL}[queue]\n{amqp}\n{open}\n{authority}")),
+        "management.ca_file: has no use without TLS; write https:// in url, or take it out"
+    );
     assert!(told(&format!("queue = 1\n{SMALL}")).contains("queue: is a section, not a value"));
 }
 

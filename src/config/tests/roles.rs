@@ -124,4 +124,10 @@ fn who_may_is_denied_by_default() {
         errors.to_string().contains("looks like a pattern"),
         "{errors}"
     );
+    let errors = edited("[\"orders-svc\"]", "['keycard-doctor']").unwrap_err();
+    assert_eq!(
+        errors.to_string(),
+        "roles.app-role.requesters: \"keycard-doctor\" is the requester of `keycard doctor`; \
+         give that user another name"
+    );
 }

@@ -24,6 +24,8 @@ pub struct RabbitMq {
     /// Where it speaks TLS, if it was started with it.
     pub tls_port: Option<u16>,
     pub http_port: u16,
+    /// Where its management API speaks TLS, if it was started with it.
+    pub https_port: Option<u16>,
     pub user: String,
     pub password: String,
 }
@@ -51,6 +53,7 @@ impl RabbitMq {
             port: server.told("port"),
             tls_port: server.told("tls_port"),
             http_port: server.told("http_port"),
+            https_port: server.told("https_port"),
             user: server.told("user"),
             password: server.told("password"),
             server,
