@@ -32,12 +32,15 @@ class Server:
     USERS = ("nobody",)
     # What it gets should this process be killed.
     DEATH_SIGNAL = "KILL"
+    # Whether its files should be in memory, where that has room for them.
+    IN_MEMORY = False
 
     def __init__(self, options):
         self.options = options
         self.user = server_user(self.USERS) if os.geteuid() == 0 else None
         # Unix socket paths end at 107 bytes, and the server's user cannot look into every home.
-        self.directory = Path(tempfile.mkdtemp(prefix="keycard-", dir="/tmp"))
+        parent = "/dev/shm" if self.IN_MEMORY and has_room("/dev/shm") else "/tmp"
+        self.directory = Path(tempfile.mkdtemp(prefix="keycard-", dir=parent))
         self.directory.chmod(0o755)
         self.log = self.directory / "log"
         self.process = None
@@ -166,6 +169,15 @@ class Server:
 
     def log_tail(self):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:]) if self.log.exists() else ""
+
+
+def has_room(directory):
+    """Whether what some servers write in minutes fits: a container's /dev/shm often has 64 MiB."""
+    try:
+        room = os.statvfs(directory)
+    except FileNotFoundError:
+        return False
+    return room.f_bavail * room.f_frsize >= 4 << 30
 
 
 def server_user(names):

@@ -11,6 +11,8 @@ PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 class RabbitMq(Server):
     COMMANDS = Server.COMMANDS | {"ctl"}
     USERS = ("rabbitmq",)
+    # It flushes every message to disk, which only a crash of the machine would miss.
+    IN_MEMORY = True
 
     @classmethod
     def add_options(cls, parser):
@@ -74,8 +76,8 @@ class RabbitMq(Server):
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.home / "plugins"),
             # The script then becomes the broker, instead of starting one: signals reach it.
             "RUNNING_UNDER_SYSTEMD": "true",
-            # An idle scheduler would spin on the cores that the tests want.
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none -rabbit quorum_tick_interval 500",
+            # One scheduler need not wake another; an idle one would spin on the cores that the tests want.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1 +sbwt none +sbwtdcpu none +sbwtdio none -rabbit quorum_tick_interval 500",
             "RABBITMQ_DIST_PORT": str(self.distribution_port),
             "ERL_EPMD_PORT": str(self.mapper_port),
             "ERL_EPMD_ADDRESS": HOST,
