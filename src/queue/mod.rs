@@ -1,6 +1,6 @@
 //! The queue port: how commands arrive, results leave and leases are remembered to expire.
 //!
-//! Every adapter passes the conformance suite in tests/it/queue.rs.
+//! Every adapter passes the conformance suite in tests/it/queue/conformance.rs.
 
 pub mod amqp;
 mod examine;

@@ -66,7 +66,7 @@ impl LaneConsumer {
     /// every delivery is done with and the last connection is closed.
     pub(super) async fn run(self, handing_out: TaskTrackerToken) {
         let mut outage = outage(format!("worker consume {}", queue_of(self.lane)));
-        let mut pauses = pauses();
+        let mut delays = pauses();
         // Deliveries still to be taken one at a time, see `session`.
         let mut careful: u16 = 0;
         let last = loop {
@@ -76,7 +76,7 @@ impl LaneConsumer {
             let failure = match connected {
                 Ok((connection, channel)) => {
                     outage.over();
-                    pauses = crate::queue::outage::pauses();
+                    delays = pauses();
                     match self.session(&connection, &channel, &mut careful).await {
                         Ok(()) => break Some((connection, channel)),
                         Err(broken) => broken,
@@ -98,7 +98,7 @@ impl LaneConsumer {
                 UNREADABLE_PAUSE
             } else {
                 outage.failed(&failure.error);
-                pauses.next().unwrap_or(OPERATION_TIMEOUT)
+                delays.next().unwrap_or(OPERATION_TIMEOUT)
             };
             if self
                 .stopping

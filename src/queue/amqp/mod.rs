@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 use self::connection::{Broker, Part, outage};
 use self::consumer::LaneConsumer;
 use self::ladder::rung_for;
-use self::publisher::Publisher;
+use self::publisher::{PURPOSE, Publisher};
 use self::reply::Replier;
 use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY, queue_of};
 use super::outage::pauses;
@@ -110,11 +110,11 @@ impl AmqpQueue {
     /// settings make no sense. Each says what to do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
         let broker = Arc::new(Broker::new(Part::Worker, &settings)?);
-        let mut outage = outage("worker publish");
+        let mut outage = outage(PURPOSE);
         let mut pauses = pauses();
         let connection = loop {
             let prepared = async {
-                let connection = broker.open("worker publish").await?;
+                let connection = broker.open(PURPOSE).await?;
                 topology::check_version(&broker, &connection).await?;
                 topology::declare(&broker, &connection).await?;
                 Ok(connection)

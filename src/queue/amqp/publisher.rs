@@ -29,7 +29,8 @@ const CHANNELS_MAX: usize = 8;
 /// How often the connection is looked at, besides listening to what it says itself.
 const GLANCE_PERIOD: Duration = Duration::from_secs(5);
 
-const PURPOSE: &str = "worker publish";
+/// The connection's name in the broker's lists.
+pub(super) const PURPOSE: &str = "worker publish";
 
 /// Publishes one message after the other, each until the broker has confirmed it.
 pub(super) struct Publisher {
@@ -327,7 +328,7 @@ async fn connect(broker: &Broker, outage: &mut Outage) -> Connection {
 /// Closes a connection in good order, as far as that is possible.
 pub(super) async fn close(connection: &Connection) {
     // Failing means that it is closed already.
-    let _ = tokio::time::timeout(
+    let _ = timeout(
         Duration::from_secs(5),
         connection.close(200, "keycard is done with it".into()),
     )
