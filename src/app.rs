@@ -1,29 +1,25 @@
 //! Builds the adapters that the configuration names; the only place that knows them all.
 
 mod doctor;
+mod rules;
+mod tls;
 
 pub use doctor::examine;
+pub use rules::rules;
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
-use jiff::SignedDuration;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, PasswordSource, TlsMode};
+use self::tls::verified;
+use crate::config::{self, Config, PasswordSource};
 use crate::fault::Disposition;
-use crate::ledger::{Endpoint, Ledger, LedgerError, Role, Rules, Told};
-use crate::login::{SCRAM_ITERATIONS, Template, Upkeep};
+use crate::ledger::{Endpoint, Ledger, LedgerError, Rules};
 use crate::metrics::{Need, Readiness};
 use crate::password::ReadPassword;
 use crate::queue::amqp::{self, AmqpDeadLetters, AmqpQueue};
@@ -33,7 +29,7 @@ use crate::store::aws::{self, AwsSecretsManager};
 use crate::store::directory::{self, Directory};
 use crate::store::{SecretStore, StoreKind};
 use crate::wire::SecretPointer;
-use crate::worker::{HOLD, Parts, Report, Views, Worker};
+use crate::worker::{Parts, Report, Views, Worker};
 
 /// A part could not be built. Its text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -278,16 +274,6 @@ fn ledger(
     )?)
 }
 
-fn verified(
-    mode: TlsMode,
-    authorities: Option<&Path>,
-) -> Result<Option<Arc<ClientConfig>>, AppError> {
-    match mode {
-        TlsMode::Disable => Ok(None),
-        TlsMode::VerifyFull => Ok(Some(Arc::new(tls(authorities)?))),
-    }
-}
-
 fn region(config: &Config) -> Option<&str> {
     match &config.store {
         config::Store::Aws(settings) => settings.region.as_deref(),
@@ -360,95 +346,4 @@ async fn store(config: &Config) -> Result<Arc<dyn SecretStore>, AppError> {
             })?)
         }
     })
-}
-
-/// TLS that verifies the server by these authorities, or else the system's.
-fn tls(authorities: Option<&Path>) -> Result<ClientConfig, AppError> {
-    let unusable = |problem: String| AppError::Authorities {
-        path: authorities.map_or_else(
-            || "the system's certificate authorities".to_owned(),
-            |path| path.display().to_string(),
-        ),
-        problem,
-    };
-    let certificates = match authorities {
-        Some(path) => CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| unusable(error.to_string()))?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(unusable("no certificate is in it".to_owned()));
-    }
-    Ok(trusting(roots))
-}
-
-fn trusting(roots: RootCertStore) -> ClientConfig {
-    ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth()
-}
-
-/// What the ledger and the worker need to know of the configuration.
-#[must_use]
-pub fn rules(config: &Config) -> Rules {
-    let seconds = |duration: std::time::Duration| {
-        SignedDuration::from_secs(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX))
-    };
-    let told = |database: &config::Database| Told {
-        host: database.public_host.clone(),
-        port: database.public_port,
-        dbname: database.dbname.clone(),
-        tls: database.tls == TlsMode::VerifyFull,
-    };
-    let by_name = |(name, settings): (&String, &config::Role)| (name.clone(), role(settings));
-    Rules {
-        installation: config.installation.clone(),
-        operators: config.operators.clone(),
-        hold: seconds(HOLD),
-        request_age_max: seconds(config.worker.max_request_age),
-        keep_closed_leases: seconds(config.worker.keep_closed_leases),
-        keep_audit: seconds(config.worker.keep_audit),
-        roles: config.roles.iter().map(by_name).collect(),
-        databases: config
-            .databases
-            .iter()
-            .map(|(name, database)| (name.clone(), told(database)))
-            .collect::<BTreeMap<_, _>>(),
-        prefix: config.store.prefix().to_owned(),
-    }
-}
-
-/// Names every setting, so that none is read and then forgotten.
-fn role(settings: &config::Role) -> Role {
-    let config::Role {
-        database,
-        groups,
-        creation_statements,
-        renew_statements,
-        revocation_statements,
-        owned,
-        connection_limit,
-        policy,
-        requesters,
-        scram_iterations,
-    } = settings.clone();
-    Role {
-        database,
-        requesters,
-        policy,
-        template: Template {
-            creation: creation_statements,
-            upkeep: Upkeep {
-                renewal: renew_statements,
-                revocation: revocation_statements,
-                owned,
-            },
-            groups,
-            connection_limit,
-            scram_iterations: NonZeroU32::new(scram_iterations).unwrap_or(SCRAM_ITERATIONS),
-        },
-    }
 }

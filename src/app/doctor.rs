@@ -6,7 +6,8 @@ use futures_util::future::join_all;
 use rustls::RootCertStore;
 use tokio::join;
 
-use super::{AppError, as_worker, compare, ledger, reader, region, rules, store, tls, trusting};
+use super::tls::{tls, trusting};
+use super::{AppError, as_worker, compare, ledger, reader, region, rules, store};
 use crate::check::{Check, Status};
 use crate::config::{self, Config};
 use crate::queue::{amqp, postgres};

@@ -4,9 +4,10 @@ use jiff::Timestamp;
 use tokio_postgres::Transaction;
 
 use super::Ledger;
+use super::change::Change;
 use super::requests::{self, Asked, Kind, Recorded};
 use super::rows::{RowError, StoredLease};
-use super::step::{Change, Replayed, Stepped};
+use super::step::{Replayed, Stepped};
 use crate::lease::{Answer, DenialCode, Lease, Outcome, Whose};
 use crate::wire::{CREDENTIAL_ISSUED, IssuedDetails, ResultEvent, SecretPointer, Stamp};
 

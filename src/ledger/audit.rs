@@ -5,9 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_postgres::{GenericClient, Row};
 
+use super::change::Change;
 use super::requests::{Asked, Kind};
 use super::rules::Rules;
-use super::step::{Change, Step, Subject};
+use super::step::{Step, Subject};
 use super::{Ledger, LedgerError};
 use crate::lease::{Action, Audited, Cause, DenialCode, Lease, LeaseId, Whose, audited};
 use crate::metrics;

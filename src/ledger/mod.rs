@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+mod change;
 mod clear;
 mod connection;
 mod counts;

@@ -1,17 +1,16 @@
 //! Every change of a login, each a part of the transaction that changes its lease.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
-use tokio_postgres::{Client, GenericClient, Transaction};
+use tokio_postgres::{GenericClient, Transaction};
 
 use super::custom::{MayPass, run_custom};
 use super::objects::{check_hidden, join};
+use super::sessions::{Sessions, end_sessions};
 use super::sqlstate::{concerns_the_login, describe, disposition};
 use super::template::{Template, Upkeep};
-use crate::clock;
 use crate::fault::Disposition;
 use crate::lease::LoginChange;
 
@@ -86,7 +85,7 @@ pub async fn apply(
     };
     let reason = match result {
         Ok(oid) => {
-            let terminated = count(&sessions.seen);
+            let terminated = sessions.seen();
             return Ok(Applied::Done { oid, terminated });
         }
         Err(Refusal::Postgres(error))
@@ -100,12 +99,8 @@ pub async fn apply(
         Err(Refusal::Reason(reason)) => reason,
     };
     // Those that are left will be seen, and counted, again.
-    let terminated = count(&(&sessions.seen - &sessions.left));
+    let terminated = sessions.ended();
     Ok(Applied::Refused { reason, terminated })
-}
-
-fn count(sessions: &BTreeSet<i32>) -> u32 {
-    u32::try_from(sessions.len()).unwrap_or(u32::MAX)
 }
 
 /// Why a change was not made.
@@ -347,56 +342,4 @@ pub(super) async fn server_version(
         .query_one("SELECT current_setting('server_version_num')::integer", &[])
         .await?;
     Ok(row.get(0))
-}
-
-/// Ends every session of the login, also of one that is dropped already: they are found by its OID.
-/// Returns how many there were. Waits until none is left.
-///
-/// # Errors
-/// When Postgres cannot be asked. `Ok(None)` when sessions are left after `patience`.
-pub async fn terminate_sessions(
-    client: &Client,
-    oid: u32,
-    patience: Duration,
-) -> Result<Option<u32>, tokio_postgres::Error> {
-    let sessions = end_sessions(client, oid, patience).await?;
-    Ok(sessions.left.is_empty().then(|| count(&sessions.seen)))
-}
-
-/// Sessions of a login, by their process ids.
-#[derive(Default)]
-struct Sessions {
-    /// Those that were told to end.
-    seen: BTreeSet<i32>,
-    /// Those among them that have not ended.
-    left: BTreeSet<i32>,
-}
-
-async fn end_sessions(
-    client: &impl GenericClient,
-    oid: u32,
-    patience: Duration,
-) -> Result<Sessions, tokio_postgres::Error> {
-    const POLL: Duration = Duration::from_millis(20);
-    let deadline = clock::monotonic_now() + patience;
-    let mut seen = BTreeSet::new();
-    loop {
-        let rows = client
-            .query(
-                "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_get_activity(NULL)
-                 WHERE usesysid = $1",
-                &[&oid],
-            )
-            .await?;
-        let left: BTreeSet<i32> = rows.iter().map(|row| row.get(0)).collect();
-        seen.extend(&left);
-        if left.is_empty() || clock::monotonic_now() > deadline {
-            return Ok(Sessions { seen, left });
-        }
-        tokio::time::sleep(POLL).await;
-        // A transaction would be shown the same sessions again.
-        client
-            .batch_execute("SELECT pg_stat_clear_snapshot()")
-            .await?;
-    }
 }
