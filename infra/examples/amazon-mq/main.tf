@@ -33,7 +33,7 @@ module "manifests" {
       host          = var.database_host
       dbname        = "app"
       password      = { secret = var.database_password_arn }
-      ca_file       = "/etc/ssl/rds-ca.pem" # in the image
+      ca_file       = "/etc/ssl/rds-ca.pem" # Amazon RDS's authorities, in keycard's image
       allowed_roles = ["app-*"]
     }
   }

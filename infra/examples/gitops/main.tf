@@ -48,9 +48,15 @@ module "manifests" {
   store         = { region = "eu-west-1" }
   ca_config_map = "keycard-authorities"
 
-  scaling     = { broker_secret = { name = "keycard-keda" }, min_replicas = 0, max_replicas = 8 }
-  scaler_user = "keycard-keda"
-  monitoring  = { runbook_url = "https://git.example.com/keycard/infra/RUNBOOK.md", labels = { release = "prometheus" } }
+  # Nobody works where nobody asks: KEDA wakes workers, or else a CronJob does what has come together.
+  scaling        = var.keda ? { broker_secret = { name = "keycard-keda" }, min_replicas = 0, max_replicas = 8 } : null
+  replicas       = var.keda ? 2 : 0
+  drain_schedule = var.keda ? null : "*/5 * * * *"
+  scaler_user    = "keycard-keda"
+
+  worker     = { otlp_endpoint = "http://collector.monitoring:4318" }
+  network    = { collector_namespace = "monitoring" }
+  monitoring = { runbook_url = "https://git.example.com/keycard/infra/RUNBOOK.md", labels = { release = "prometheus" } }
 
   # IRSA, where the role was made elsewhere.
   service_account_annotations = { "eks.amazonaws.com/role-arn" = "arn:aws:iam::123456789012:role/keycard" }

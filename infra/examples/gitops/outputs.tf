@@ -14,6 +14,11 @@ output "rabbitmq_definitions" {
   sensitive   = true
 }
 
+output "rabbitmq_scopes" {
+  description = "In place of the definitions, what a user's token has to allow."
+  value       = module.manifests.rabbitmq_scopes
+}
+
 output "requesters" {
   description = "Requesters, with their names as they stand in secrets' paths."
   value       = module.manifests.requesters

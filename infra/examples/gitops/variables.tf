@@ -10,3 +10,9 @@ variable "password_hashes" {
   default     = {}
   sensitive   = true
 }
+
+variable "keda" {
+  description = "Whether the cluster has KEDA."
+  type        = bool
+  default     = true
+}

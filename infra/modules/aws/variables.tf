@@ -119,6 +119,11 @@ variable "requesters" {
     condition     = alltrue([for name in values(var.requesters) : can(regex("^[A-Za-z0-9_=-]+$", name))])
     error_message = "The values of requesters are encoded names: A-Z a-z 0-9 _ - and =XX; take the output of modules/manifests."
   }
+
+  validation {
+    condition     = alltrue([for name in values(var.requesters) : length("${var.name}-reader-${name}") <= 128])
+    error_message = "A requester's policy has a name of more than 128 characters: name is too long, or the requester's."
+  }
 }
 
 variable "worker_security_group_id" {

@@ -7,6 +7,16 @@ variable "existing" {
     security_group_id = optional(string)
   })
   default = null
+
+  validation {
+    condition     = var.existing == null ? true : can(regex("^[A-Za-z0-9.-]+$", var.existing.host))
+    error_message = "existing.host is a DNS name or an IPv4 address, without scheme and port."
+  }
+
+  validation {
+    condition     = var.existing == null ? true : alltrue([for port in [var.existing.port, var.existing.management_port] : port >= 1 && port <= 65535])
+    error_message = "existing.port and management_port are 1 to 65535."
+  }
 }
 
 variable "name" {
@@ -57,7 +67,7 @@ variable "engine_version" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^(3\\.13|4\\.[0-9]+)$", var.engine_version))
+    condition     = can(regex("^(3[.]13|4[.]([2-9]|[1-9][0-9]))$", var.engine_version))
     error_message = "engine_version is 3.13, or 4.2 and later."
   }
 }
@@ -79,6 +89,11 @@ variable "administrator" {
   type        = object({ username = string, password = string })
   default     = null
   sensitive   = true
+
+  validation {
+    condition     = var.administrator == null ? true : can(regex("^[A-Za-z0-9._~-]{2,100}$", var.administrator.username)) && var.administrator.username != "guest"
+    error_message = "administrator.username is 2 to 100 of A-Z a-z 0-9 . _ ~ -, and not guest: Amazon MQ takes no other."
+  }
 
   validation {
     condition     = var.existing != null || (var.administrator == null ? false : can(regex("^[^,:=[:space:]]{12,250}$", var.administrator.password)))

@@ -17,10 +17,15 @@ variable "operators" {
   type        = set(string)
   default     = []
   nullable    = false
+
+  validation {
+    condition     = alltrue([for user in var.operators : user != var.broker.username && can(regex("^[^[:cntrl:]*]{1,128}$", user))])
+    error_message = "operators are users of the broker by name: no patterns, and not keycard's own user."
+  }
 }
 
 variable "databases" {
-  description = "The databases that keycard administers, by key. The password is in AWS Secrets Manager (secret: name or ARN) or in a Kubernetes secret. connections_max, if given, is what the database can spare for all workers together."
+  description = "The databases that keycard administers, by key. The password is in AWS Secrets Manager (secret: name or ARN) or in a Kubernetes secret. ca_file is a PEM file of the image or of ca_config_map; keycard's image has Amazon RDS's authorities as /etc/ssl/rds-ca.pem. connections_max, if given, is what the database can spare for all workers together."
   type = map(object({
     host     = string
     port     = optional(number, 5432)
@@ -55,8 +60,18 @@ variable "databases" {
   }
 
   validation {
-    condition     = alltrue([for d in values(var.databases) : d.max_connections >= 1 && d.max_connections <= 64 && d.port >= 1 && d.port <= 65535])
-    error_message = "A database's max_connections is 1 to 64, its port 1 to 65535."
+    condition     = alltrue([for d in values(var.databases) : d.password.kubernetes_secret == null ? true : can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])? [A-Za-z0-9._-]+$", "${d.password.kubernetes_secret.name} ${d.password.kubernetes_secret.key}"))])
+    error_message = "A database's kubernetes_secret has the name of a Kubernetes object and a key of A-Z a-z 0-9 . _ -: they are parts of a path."
+  }
+
+  validation {
+    condition     = alltrue([for d in values(var.databases) : d.ca_file == null ? true : startswith(d.ca_file, "/") && (var.ca_config_map != null || !startswith(d.ca_file, "/etc/keycard-ca/"))])
+    error_message = "A database's ca_file is an absolute path; below /etc/keycard-ca/ it needs ca_config_map."
+  }
+
+  validation {
+    condition     = alltrue([for d in values(var.databases) : d.max_connections >= 1 && d.max_connections <= 64 && alltrue([for port in [d.port, d.public_port] : port == null ? true : port >= 1 && port <= 65535])])
+    error_message = "A database's max_connections is 1 to 64, its ports 1 to 65535."
   }
 
   validation {
@@ -100,6 +115,15 @@ variable "roles" {
   }
 
   validation {
+    condition = alltrue([
+      for name, role in var.roles : anytrue([
+        for pattern in try(var.databases[role.database].allowed_roles, ["*"]) : can(regex("^${replace(replace(pattern, ".", "\\."), "*", ".*")}$", name))
+      ])
+    ])
+    error_message = "Each role is among the allowed_roles of its database: nobody could ask for it."
+  }
+
+  validation {
     condition     = alltrue([for role in values(var.roles) : role.groups != null || role.creation_statements != null])
     error_message = "Each role has groups or creation_statements."
   }
@@ -111,6 +135,15 @@ variable "roles" {
       ]
     ]))
     error_message = "TTLs are written 90s, 15m, 1h30m or 7d."
+  }
+
+  validation {
+    condition = alltrue(flatten([
+      for role in values(var.roles) : [
+        for number in [role.max_leases, role.connection_limit, role.scram_iterations] : number == null ? true : number >= 1 && floor(number) == number
+      ]
+    ]))
+    error_message = "max_leases, connection_limit and scram_iterations are whole numbers from 1 on."
   }
 
   validation {
@@ -144,8 +177,28 @@ variable "broker" {
   }
 
   validation {
+    condition     = var.broker.password.kubernetes_secret == null ? true : can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])? [A-Za-z0-9._-]+$", "${var.broker.password.kubernetes_secret.name} ${var.broker.password.kubernetes_secret.key}"))
+    error_message = "broker's kubernetes_secret has the name of a Kubernetes object and a key of A-Z a-z 0-9 . _ -: they are parts of a path."
+  }
+
+  validation {
     condition     = can(regex("^[A-Za-z0-9.-]+$", var.broker.host))
     error_message = "broker.host is a DNS name or an IPv4 address, without scheme and port."
+  }
+
+  validation {
+    condition     = var.broker.port >= 1 && var.broker.port <= 65535 && (var.broker.prefetch == null ? true : var.broker.prefetch >= 2 && var.broker.prefetch <= 2000)
+    error_message = "broker.port is 1 to 65535, broker.prefetch 2 to 2000."
+  }
+
+  validation {
+    condition     = var.broker.vhost != "" && var.broker.username != ""
+    error_message = "broker.vhost and broker.username have names; the default vhost is \"/\"."
+  }
+
+  validation {
+    condition     = var.broker.ca_file == null ? true : startswith(var.broker.ca_file, "/") && (var.ca_config_map != null || !startswith(var.broker.ca_file, "/etc/keycard-ca/"))
+    error_message = "broker.ca_file is an absolute path; below /etc/keycard-ca/ it needs ca_config_map."
   }
 }
 
@@ -162,10 +215,15 @@ variable "store" {
     condition     = length(var.store.prefix) <= 128 && can(regex("^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$", var.store.prefix))
     error_message = "store.prefix is made of A-Z a-z 0-9 _ . - with single slashes between, no part beginning with '.', at most 128 in all."
   }
+
+  validation {
+    condition     = can(regex("^[a-z]{2}(-[a-z]+)+-[0-9]+$", var.store.region))
+    error_message = "store.region is an AWS region such as eu-west-1."
+  }
 }
 
 variable "worker" {
-  description = "Intervals and retention of the worker; shutdown_grace_seconds is how long work in flight may take to finish, and Kubernetes waits 20 s longer."
+  description = "Intervals and retention of the worker; shutdown_grace_seconds is how long work in flight may take to finish, and Kubernetes waits 20 s longer; otlp_endpoint is the collector of traces, whom network lets the workers reach."
   type = object({
     sweep_interval         = optional(string)
     reconcile_interval     = optional(string)
@@ -173,6 +231,7 @@ variable "worker" {
     max_request_age        = optional(string)
     keep_closed_leases     = optional(string)
     keep_audit             = optional(string)
+    otlp_endpoint          = optional(string)
   })
   default  = {}
   nullable = false
@@ -180,6 +239,19 @@ variable "worker" {
   validation {
     condition     = var.worker.shutdown_grace_seconds >= 1 && var.worker.shutdown_grace_seconds <= 600
     error_message = "worker.shutdown_grace_seconds is 1 to 600."
+  }
+
+  validation {
+    condition = alltrue([
+      for time in [var.worker.sweep_interval, var.worker.reconcile_interval, var.worker.max_request_age, var.worker.keep_closed_leases, var.worker.keep_audit] :
+      time == null ? true : can(regex("^([0-9]+[smhd])+$", time))
+    ])
+    error_message = "Times of worker are written 30s, 15m, 1h30m or 90d."
+  }
+
+  validation {
+    condition     = var.worker.otlp_endpoint == null ? true : can(regex("^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[^@?#[:space:]]*)?$", var.worker.otlp_endpoint))
+    error_message = "worker.otlp_endpoint is an http:// or https:// URL such as http://collector.monitoring:4318, without user, query and /v1/traces."
   }
 }
 
@@ -195,10 +267,20 @@ variable "password_hashes" {
   default     = {}
   nullable    = false
   sensitive   = true
+
+  validation {
+    condition     = alltrue([for hash in values(var.password_hashes) : can(regex("^[A-Za-z0-9+/]{48}$", hash))])
+    error_message = "password_hashes are base64 of 36 bytes, as `rabbitmqctl hash_password` prints: a salt of 4 and a SHA-256."
+  }
 }
 
 variable "scaler_user" {
   description = "For the definitions: the broker user that KEDA asks as. It may look at the vhost and at nothing in it."
   type        = string
   default     = null
+
+  validation {
+    condition     = var.scaler_user == null ? true : var.scaler_user != var.broker.username && !contains(concat(tolist(var.operators), flatten([for role in values(var.roles) : role.requesters])), var.scaler_user)
+    error_message = "scaler_user is a user of its own: it gets the tag management, and may read and write nothing."
+  }
 }

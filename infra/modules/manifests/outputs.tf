@@ -1,5 +1,5 @@
 locals {
-  manifests = concat(local.workload, local.monitoring, flatten(local.scaling))
+  manifests = concat(local.workload, local.monitoring, flatten(local.scaling), local.draining)
 }
 
 output "manifests" {
@@ -21,6 +21,11 @@ output "rabbitmq_definitions" {
   description = "The broker's vhost, users, permissions and topic permissions, as JSON for import_definitions or POST /api/definitions."
   value       = jsonencode(local.definitions)
   sensitive   = true
+}
+
+output "rabbitmq_scopes" {
+  description = "In place of the definitions, by user, what a token has to allow: scopes of RabbitMQ's OAuth 2 plugin, without their prefix."
+  value       = local.scopes
 }
 
 output "requesters" {

@@ -51,4 +51,18 @@ locals {
       } if contains(keys(var.password_hashes), permission.user)
     ]
   }
+  # The same for users who log in with a token (OAuth 2, or IAM at Amazon MQ). * matches anything there.
+  # The third part is a topic exchange's routing key: without one RabbitMQ 3.10 lets nobody publish there.
+  scopes = {
+    for user, names in merge(
+      { (var.broker.username) = { configure = ["keycard.*"], write = ["keycard.*/*", "amq.default"], read = ["keycard.*/*"] } },
+      {
+        for user, name in local.encoded : user => {
+          configure = ["${name}.*"]
+          write     = ["${name}.*", "keycard.requests", "keycard.leases"]
+          read      = concat(["${name}.*", "keycard.events/${name}.*"], contains(var.operators, user) ? ["keycard.dead-letters"] : [])
+        }
+      },
+    ) : user => flatten([for permission, patterns in names : [for pattern in patterns : "${permission}:${urlencode(var.broker.vhost)}/${pattern}"]])
+  }
 }

@@ -1,3 +1,7 @@
+# Scaled to zero, something has to run a worker though nobody sends anything: a message may be lost.
+# KEDA's cron trigger runs one that serves, and so reconciles and shows its metrics as well; where there
+# is no KEDA, a CronJob runs one that drains.
+
 locals {
   # keycard.expiry is why this works with no worker at all: a lease that is due is a message there.
   queues = ["keycard.requests", "keycard.leases", "keycard.expiry"]
@@ -48,5 +52,35 @@ locals {
         }
       },
     ] if scaling != null
+  ]
+
+  draining = [
+    for schedule in [var.drain_schedule] : {
+      apiVersion = "batch/v1"
+      kind       = "CronJob"
+      metadata   = merge(local.metadata, { name = "${var.name}-drain" })
+      spec = {
+        schedule                   = schedule
+        timeZone                   = "Etc/UTC"
+        concurrencyPolicy          = "Forbid" # a run that waits for a broker is as good as the next
+        startingDeadlineSeconds    = 300
+        successfulJobsHistoryLimit = 1
+        failedJobsHistoryLimit     = 3
+        jobTemplate = {
+          spec = {
+            backoffLimit            = 0 # the schedule tries again
+            activeDeadlineSeconds   = 1800
+            ttlSecondsAfterFinished = 86400
+            template = {
+              metadata = { labels = merge(local.labels, { "app.kubernetes.io/component" = "drain" }) }
+              spec = merge(local.pod, {
+                restartPolicy = "Never"
+                containers    = [merge(local.container, { args = concat(local.container.args, ["--drain"]) })]
+              })
+            }
+          }
+        }
+      }
+    } if schedule != null
   ]
 }

@@ -40,14 +40,30 @@ variable "service_account_annotations" {
 }
 
 variable "replicas" {
-  description = "How many workers run where KEDA does not scale them."
+  description = "How many workers run where KEDA does not scale them; 0 needs drain_schedule."
   type        = number
   default     = 2
   nullable    = false
 
   validation {
-    condition     = var.replicas >= 1 && floor(var.replicas) == var.replicas
-    error_message = "replicas is a whole number from 1 on."
+    condition     = var.replicas >= 0 && floor(var.replicas) == var.replicas
+    error_message = "replicas is a whole number from 0 on."
+  }
+
+  validation {
+    condition     = var.replicas > 0 || var.scaling != null || var.drain_schedule != null
+    error_message = "With replicas = 0, without scaling and without drain_schedule nobody would ever do anything."
+  }
+}
+
+variable "drain_schedule" {
+  description = "When a CronJob runs `keycard worker --drain`, which does what waits, ends what is due, and exits: for clusters without KEDA where nobody minds waiting for the next run. Five fields, in UTC; null for no CronJob."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.drain_schedule == null ? true : can(regex("^[0-9*/,-]+( [0-9A-Za-z*/,-]+){4}$", var.drain_schedule))
+    error_message = "drain_schedule has the five fields of cron: */5 * * * *."
   }
 }
 
@@ -60,6 +76,13 @@ variable "resources" {
   })
   default  = {}
   nullable = false
+
+  validation {
+    condition = can(regex("^([0-9]+m|[0-9]+([.][0-9]+)?)$", var.resources.cpu)) && alltrue([
+      for memory in [var.resources.memory, var.resources.memory_limit] : can(regex("^[0-9]+(Ki|Mi|Gi|k|M|G)?$", memory))
+    ])
+    error_message = "resources are quantities as Kubernetes writes them: cpu 100m or 0.5, memory 128Mi or 1Gi."
+  }
 }
 
 variable "log_level" {
@@ -75,11 +98,14 @@ variable "log_level" {
 }
 
 variable "network" {
-  description = "Whom the workers may reach and who may read their metrics. Everything else is denied. The broker and the databases are in the address ranges given; aws_cidrs (port 443) are Secrets Manager's, narrower with a VPC endpoint."
+  description = "Whom the workers may reach and who may read their metrics. Everything else is denied. The broker and the databases are in the address ranges given; aws_cidrs (port 443) are Secrets Manager's, narrower with a VPC endpoint. A broker in this cluster, and the collector of worker.otlp_endpoint, may be named by their namespaces, as many networks know pods by no address."
   type = object({
     broker_cidrs         = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
     database_cidrs       = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
     aws_cidrs            = optional(list(string), ["0.0.0.0/0"])
+    broker_namespace     = optional(string)
+    collector_cidrs      = optional(list(string), [])
+    collector_namespace  = optional(string)
     monitoring_namespace = optional(string, "monitoring")
   })
   default  = {}
@@ -87,7 +113,7 @@ variable "network" {
 
   validation {
     condition = alltrue([
-      for cidr in concat(var.network.broker_cidrs, var.network.database_cidrs, var.network.aws_cidrs) : can(cidrnetmask(cidr))
+      for cidr in concat(var.network.broker_cidrs, var.network.database_cidrs, var.network.aws_cidrs, var.network.collector_cidrs) : can(cidrnetmask(cidr))
     ])
     error_message = "network holds IPv4 ranges such as 10.0.0.0/16."
   }
@@ -95,6 +121,11 @@ variable "network" {
   validation {
     condition     = length(var.network.broker_cidrs) > 0 && length(var.network.database_cidrs) > 0 && length(var.network.aws_cidrs) > 0
     error_message = "network needs at least one range each: an empty list would mean every address."
+  }
+
+  validation {
+    condition     = var.worker.otlp_endpoint == null || var.network.collector_namespace != null || length(var.network.collector_cidrs) > 0
+    error_message = "worker.otlp_endpoint is out of reach: say where it is, by network.collector_namespace or collector_cidrs."
   }
 }
 
@@ -110,10 +141,15 @@ variable "monitoring" {
   })
   default  = {}
   nullable = false
+
+  validation {
+    condition     = var.monitoring.runbook_url == null ? true : can(regex("^https?://[^#[:space:]]+$", var.monitoring.runbook_url))
+    error_message = "monitoring.runbook_url is an http:// or https:// URL; # and the alert's name come after it."
+  }
 }
 
 variable "scaling" {
-  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag management. With min_replicas 0 the cron wakes a worker for a sweep now and then, as a lost message would wake nobody."
+  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag management. With min_replicas 0 the cron runs a worker now and then, as a lost message would wake nobody."
   type = object({
     broker_secret            = object({ name = string, key = optional(string, "host") })
     min_replicas             = optional(number, 1)
@@ -137,5 +173,10 @@ variable "scaling" {
   validation {
     condition     = var.scaling == null ? true : var.scaling.messages_per_replica >= 1 && var.scaling.polling_interval_seconds >= 5 && var.scaling.cooldown_seconds >= 0
     error_message = "scaling.messages_per_replica is at least 1, polling_interval_seconds at least 5, cooldown_seconds at least 0."
+  }
+
+  validation {
+    condition     = var.scaling == null ? true : var.scaling.cron.start != var.scaling.cron.end && alltrue([for time in [var.scaling.cron.start, var.scaling.cron.end] : can(regex("^[0-9*/,-]+( [0-9A-Za-z*/,-]+){4}$", time))])
+    error_message = "scaling.cron.start and end have the five fields of cron, and differ."
   }
 }

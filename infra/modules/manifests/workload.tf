@@ -2,6 +2,9 @@ locals {
   labels   = { "app.kubernetes.io/name" = "keycard", "app.kubernetes.io/instance" = var.name }
   metadata = { name = var.name, namespace = var.namespace, labels = local.labels }
 
+  # Those that serve, as against the runs of a CronJob, which nobody scrapes or counts.
+  worker_labels = merge(local.labels, { "app.kubernetes.io/component" = "worker" })
+
   kubernetes_secrets = toset([
     for password in concat([var.broker.password], [for d in values(var.databases) : d.password]) :
     password.kubernetes_secret.name if password.kubernetes_secret != null
@@ -20,13 +23,13 @@ locals {
     ],
   )
 
+  # Of a worker that serves and of one that drains.
   container = {
     name            = "keycard"
     image           = var.image
-    args            = ["--log-level", var.log_level, "--log-format", "json", "worker"]
     imagePullPolicy = "IfNotPresent"
+    args            = ["--log-level", var.log_level, "--log-format", "json", "worker"]
     env             = [{ name = "AWS_REGION", value = var.store.region }]
-    ports           = [{ name = "metrics", containerPort = local.metrics_port, protocol = "TCP" }]
     resources = {
       requests = { cpu = var.resources.cpu, memory = var.resources.memory }
       limits   = { memory = var.resources.memory_limit }
@@ -37,10 +40,14 @@ locals {
       runAsNonRoot             = true
       capabilities             = { drop = ["ALL"] }
     }
+    volumeMounts = [for mount in local.mounts : { name = mount.name, mountPath = mount.path, readOnly = true }]
+  }
+
+  serving = {
+    ports = [{ name = "metrics", containerPort = local.metrics_port, protocol = "TCP" }]
     # A worker whose dependency is away is alive and goes on trying: only readiness tells.
     livenessProbe  = { httpGet = { path = "/livez", port = "metrics" }, periodSeconds = 10, timeoutSeconds = 5, failureThreshold = 6 }
     readinessProbe = { httpGet = { path = "/readyz", port = "metrics" }, periodSeconds = 10, timeoutSeconds = 5 }
-    volumeMounts   = [for mount in local.mounts : { name = mount.name, mountPath = mount.path, readOnly = true }]
   }
 
   pod = {
@@ -54,16 +61,7 @@ locals {
       fsGroup        = 65532
       seccompProfile = { type = "RuntimeDefault" }
     }
-    topologySpreadConstraints = [
-      for key in ["topology.kubernetes.io/zone", "kubernetes.io/hostname"] : {
-        maxSkew           = 1
-        topologyKey       = key
-        whenUnsatisfiable = "ScheduleAnyway"
-        labelSelector     = { matchLabels = local.labels }
-      }
-    ]
-    containers = [local.container]
-    volumes    = [for mount in local.mounts : merge({ name = mount.name }, mount.source)]
+    volumes = [for mount in local.mounts : merge({ name = mount.name }, mount.source)]
   }
 
   workload = [
@@ -87,15 +85,25 @@ locals {
         { for key, count in { replicas = var.replicas } : key => count if var.scaling == null }, # else they are KEDA's
         {
           revisionHistoryLimit = 3
-          selector             = { matchLabels = local.labels }
+          selector             = { matchLabels = local.worker_labels }
           strategy             = { type = "RollingUpdate", rollingUpdate = { maxUnavailable = 0, maxSurge = 1 } }
           template = {
             metadata = {
-              labels = local.labels
+              labels = local.worker_labels
               # Workers read keycard.toml when they start.
               annotations = { "keycard/configuration" = sha256(local.keycard_toml) }
             }
-            spec = local.pod
+            spec = merge(local.pod, {
+              containers = [merge(local.container, local.serving)]
+              topologySpreadConstraints = [
+                for key in ["topology.kubernetes.io/zone", "kubernetes.io/hostname"] : {
+                  maxSkew           = 1
+                  topologyKey       = key
+                  whenUnsatisfiable = "ScheduleAnyway"
+                  labelSelector     = { matchLabels = local.worker_labels }
+                }
+              ]
+            })
           }
         },
       )
@@ -104,7 +112,7 @@ locals {
       apiVersion = "policy/v1"
       kind       = "PodDisruptionBudget"
       metadata   = local.metadata
-      spec       = { maxUnavailable = 1, selector = { matchLabels = local.labels } }
+      spec       = { maxUnavailable = 1, selector = { matchLabels = local.worker_labels } }
     },
     {
       apiVersion = "v1"
@@ -112,7 +120,7 @@ locals {
       metadata   = local.metadata
       spec = {
         clusterIP = "None" # each worker's metrics are its own
-        selector  = local.labels
+        selector  = local.worker_labels
         ports     = [{ name = "metrics", port = local.metrics_port, targetPort = "metrics", protocol = "TCP" }]
         # A worker that is not ready has the more to tell.
         publishNotReadyAddresses = true

@@ -125,3 +125,77 @@ run "a_pattern_of_password_secrets_is_refused" {
   }
   expect_failures = [var.password_secret_arns]
 }
+
+run "a_name_with_a_path_is_refused" {
+  command = plan
+  variables {
+    name = "team/keycard"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_pattern_of_service_accounts_is_refused" {
+  command = plan
+  variables {
+    service_account = "*"
+  }
+  expect_failures = [var.service_account]
+}
+
+run "a_provider_with_its_scheme_is_refused" {
+  command = plan
+  variables {
+    cluster_name = null
+    irsa         = { oidc_provider_arn = "arn", oidc_provider = "https://oidc" }
+  }
+  expect_failures = [var.irsa]
+}
+
+run "a_prefix_that_ends_with_a_slash_is_refused" {
+  command = plan
+  variables {
+    secret_prefix = "keycard/"
+  }
+  expect_failures = [var.secret_prefix]
+}
+
+run "an_alias_as_key_is_refused" {
+  command = plan
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:alias/keycard"
+  }
+  expect_failures = [var.kms_key_arn]
+}
+
+run "two_keys_are_refused" {
+  command = plan
+  variables {
+    create_kms_key = true
+    kms_key_arn    = "arn:aws:kms:eu-west-1:123456789012:key/0b1c"
+  }
+  expect_failures = [var.create_kms_key]
+}
+
+run "a_requester_that_is_not_encoded_is_refused" {
+  command = plan
+  variables {
+    requesters = { "orders.eu" = "orders.eu" }
+  }
+  expect_failures = [var.requesters]
+}
+
+run "a_requester_whose_policy_has_too_long_a_name_is_refused" {
+  command = plan
+  variables {
+    requesters = { x = join("", [for i in range(120) : "x"]) }
+  }
+  expect_failures = [var.requesters]
+}
+
+run "databases_without_the_workers_group_are_refused" {
+  command = plan
+  variables {
+    databases = { app = { security_group_id = "sg-app" } }
+  }
+  expect_failures = [var.databases]
+}

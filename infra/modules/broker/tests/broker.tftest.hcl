@@ -89,3 +89,70 @@ run "rabbitmq_4_on_another_instance_is_refused" {
   }
   expect_failures = [var.instance_type]
 }
+
+run "a_name_with_spaces_is_refused" {
+  command = plan
+  variables {
+    vpc_id        = "vpc-1"
+    subnet_ids    = ["subnet-a", "subnet-b"]
+    administrator = { username = "admin", password = "only-in-this-test" }
+    name          = "the broker"
+  }
+  expect_failures = [var.name]
+}
+
+run "a_broker_without_network_is_refused" {
+  command = plan
+  variables {
+    subnet_ids    = ["subnet-a", "subnet-b"]
+    administrator = { username = "admin", password = "only-in-this-test" }
+  }
+  expect_failures = [var.vpc_id]
+}
+
+run "one_zone_is_refused" {
+  command = plan
+  variables {
+    vpc_id        = "vpc-1"
+    subnet_ids    = ["subnet-a"]
+    administrator = { username = "admin", password = "only-in-this-test" }
+  }
+  expect_failures = [var.subnet_ids]
+}
+
+run "a_version_that_amazon_mq_does_not_have_is_refused" {
+  command = plan
+  variables {
+    vpc_id         = "vpc-1"
+    subnet_ids     = ["subnet-a", "subnet-b"]
+    administrator  = { username = "admin", password = "only-in-this-test" }
+    engine_version = "4.1"
+  }
+  expect_failures = [var.engine_version]
+}
+
+run "an_administrator_whom_amazon_mq_refuses_is_refused" {
+  command = plan
+  variables {
+    vpc_id        = "vpc-1"
+    subnet_ids    = ["subnet-a", "subnet-b"]
+    administrator = { username = "a b", password = "only-in-this-test" }
+  }
+  expect_failures = [var.administrator]
+}
+
+run "a_url_as_host_is_refused" {
+  command = plan
+  variables {
+    existing = { host = "amqps://broker.example.com" }
+  }
+  expect_failures = [var.existing]
+}
+
+run "a_port_out_of_range_is_refused" {
+  command = plan
+  variables {
+    existing = { host = "broker.example.com", port = 0 }
+  }
+  expect_failures = [var.existing]
+}

@@ -31,3 +31,19 @@ run "another_namespace_is_refused" {
   }
   expect_failures = [var.manifests]
 }
+
+run "a_release_with_capitals_is_refused" {
+  command = plan
+  variables {
+    name = "Keycard"
+  }
+  expect_failures = [var.name]
+}
+
+run "no_time_at_all_is_refused" {
+  command = plan
+  variables {
+    timeout_seconds = 1
+  }
+  expect_failures = [var.timeout_seconds]
+}

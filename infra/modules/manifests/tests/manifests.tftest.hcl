@@ -73,6 +73,7 @@ run "pods_are_restricted" {
         ]],
         m.spec.template.spec.terminationGracePeriodSeconds > 25,
         m.spec.replicas == 2,
+        m.spec.selector.matchLabels == m.spec.template.metadata.labels,
       ] if m.kind == "Deployment"
     ]))
     error_message = "The pod is not as the restricted standard asks."
@@ -129,6 +130,85 @@ run "one_worker_at_least_needs_no_cron" {
   }
 }
 
+run "without_keda_a_job_drains" {
+  command = plan
+  variables {
+    replicas       = 0
+    drain_schedule = "*/5 * * * *"
+  }
+
+  assert {
+    condition = [
+      for m in output.manifests : [m.spec.schedule, m.spec.concurrencyPolicy, m.spec.jobTemplate.spec.template.spec.containers[0].args] if m.kind == "CronJob"
+    ] == [["*/5 * * * *", "Forbid", ["--log-level", "info", "--log-format", "json", "worker", "--drain"]]]
+    error_message = "A run drains, and no two at a time."
+  }
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [
+        for c in m.spec.jobTemplate.spec.template.spec.containers : [!can(c.livenessProbe), !can(c.ports), c.securityContext.readOnlyRootFilesystem]
+      ] if m.kind == "CronJob"
+    ]))
+    error_message = "Nobody asks a run how it is: it serves no metrics."
+  }
+  assert {
+    condition = length(distinct(flatten([
+      for m in output.manifests : [
+        for selector in [try(m.spec.podSelector.matchLabels, m.spec.jobTemplate.spec.template.metadata.labels)] :
+        selector["app.kubernetes.io/instance"]
+      ] if contains(["CronJob", "NetworkPolicy"], m.kind)
+    ]))) == 1
+    error_message = "The NetworkPolicy is a run's as well."
+  }
+  assert {
+    condition = [
+      for m in output.manifests : try(m.spec.selector["app.kubernetes.io/component"], m.spec.selector.matchLabels["app.kubernetes.io/component"])
+      if contains(["PodDisruptionBudget", "Service"], m.kind)
+    ] == ["worker", "worker"]
+    error_message = "Runs are neither scraped nor counted."
+  }
+}
+
+run "traces_go_to_the_collector_and_nowhere_else" {
+  command = plan
+  variables {
+    worker  = { otlp_endpoint = "http://collector.monitoring:4318" }
+    network = { collector_namespace = "monitoring", collector_cidrs = ["10.9.0.0/24"], broker_namespace = "rabbitmq" }
+  }
+
+  assert {
+    condition     = strcontains(output.keycard_toml, "otlp_endpoint = \"http://collector.monitoring:4318\"")
+    error_message = output.keycard_toml
+  }
+  assert {
+    condition = flatten([
+      for m in output.manifests : [for rule in m.spec.egress : jsonencode(rule.to) if rule.ports[0].port == 4318] if m.kind == "NetworkPolicy"
+    ]) == [jsonencode([{ ipBlock = { cidr = "10.9.0.0/24" } }, { namespaceSelector = { matchLabels = { "kubernetes.io/metadata.name" = "monitoring" } } }])]
+    error_message = "Traces do not arrive."
+  }
+  assert {
+    condition = anytrue(flatten([
+      for m in output.manifests : [for rule in m.spec.egress : strcontains(jsonencode(rule.to), "rabbitmq") if rule.ports[0].port == 5671] if m.kind == "NetworkPolicy"
+    ]))
+    error_message = "A broker in the cluster is out of reach."
+  }
+}
+
+run "a_collector_without_a_port_is_reached_at_its_schemes" {
+  command = plan
+  variables {
+    worker  = { otlp_endpoint = "https://collector.example.com" }
+    network = { collector_cidrs = ["10.9.0.0/24"] }
+  }
+
+  assert {
+    condition = anytrue(flatten([
+      for m in output.manifests : [for rule in m.spec.egress : rule.ports[0].port == 443 && strcontains(jsonencode(rule.to), "10.9.0.0/24")] if m.kind == "NetworkPolicy"
+    ]))
+    error_message = "https:// is port 443."
+  }
+}
+
 run "monitoring_can_be_left_out" {
   command = plan
   variables {
@@ -161,7 +241,7 @@ run "each_requester_has_its_own_and_nothing_else" {
   command = plan
   variables {
     scaler_user     = "keycard-keda"
-    password_hashes = { orders-svc = "aGFzaA==", keycard-keda = "aGFzaA==" }
+    password_hashes = { orders-svc = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", keycard-keda = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" }
   }
 
   assert {
@@ -191,46 +271,40 @@ run "each_requester_has_its_own_and_nothing_else" {
   }
 }
 
-run "an_image_by_tag_is_refused" {
+run "a_token_allows_what_the_definitions_do" {
   command = plan
-  variables {
-    image = "registry.example.com/keycard:latest"
+
+  assert {
+    condition = output.rabbitmq_scopes["orders.eu"] == [
+      "configure:keycard/orders=2Eeu.*",
+      "read:keycard/orders=2Eeu.*",
+      "read:keycard/keycard.events/orders=2Eeu.*",
+      "write:keycard/orders=2Eeu.*",
+      "write:keycard/keycard.requests",
+      "write:keycard/keycard.leases",
+    ]
+    error_message = jsonencode(output.rabbitmq_scopes)
   }
-  expect_failures = [var.image]
+  assert {
+    condition     = [for user, scopes in output.rabbitmq_scopes : user if contains(scopes, "read:keycard/keycard.dead-letters")] == ["platform-ops"]
+    error_message = "Only operators look at dead letters."
+  }
 }
 
-run "a_password_in_two_places_is_refused" {
+# With IAM a user's name is the ARN of its role.
+run "a_requester_may_be_a_role_of_iam" {
   command = plan
   variables {
-    broker = { host = "b", password = { secret = "a", kubernetes_secret = { name = "a", key = "b" } } }
+    broker    = { host = "broker.example.com", username = "arn:aws:iam::123456789012:role/keycard", vhost = "a/b", password = { kubernetes_secret = { name = "token", key = "token" } } }
+    operators = ["arn:aws:iam::123456789012:role/ops"]
   }
-  expect_failures = [var.broker]
-}
 
-run "a_role_without_its_database_is_refused" {
-  command = plan
-  variables {
-    roles = { app-role = { database = "nowhere", groups = ["g"], requesters = ["orders-svc"] } }
+  assert {
+    condition     = strcontains(output.keycard_toml, "url = \"amqps://arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fkeycard@broker.example.com:5671/a%2Fb\"")
+    error_message = output.keycard_toml
   }
-  expect_failures = [var.roles]
-}
-
-run "keycards_own_user_asks_for_nothing" {
-  command = plan
-  variables {
-    roles = { app-role = { database = "app", groups = ["g"], requesters = ["keycard"] } }
+  assert {
+    condition     = contains(output.rabbitmq_scopes["arn:aws:iam::123456789012:role/ops"], "read:a%2Fb/keycard.events/arn=3Aaws=3Aiam=3A=3A123456789012=3Arole=2Fops.*")
+    error_message = jsonencode(output.rabbitmq_scopes)
   }
-  expect_failures = [var.roles]
-}
-
-run "more_connections_than_a_database_has_are_refused" {
-  command = plan
-  variables {
-    databases = {
-      app          = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"], connections_max = 19 }
-      "billing.eu" = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"] }
-    }
-    scaling = { broker_secret = { name = "keycard-keda" } }
-  }
-  expect_failures = [var.databases]
 }
