@@ -36,6 +36,7 @@ fn links_lead_somewhere() {
         "events/README.md",
         "infra/README.md",
         "infra/RUNBOOK.md",
+        "infra/recipes/README.md",
         "infra/modules/manifests/README.md",
         "infra/modules/aws/README.md",
         "infra/modules/broker/README.md",

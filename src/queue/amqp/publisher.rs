@@ -29,6 +29,10 @@ const CHANNELS_MAX: usize = 8;
 /// How often the connection is looked at, besides listening to what it says itself.
 const GLANCE_PERIOD: Duration = Duration::from_secs(5);
 
+/// A connection that is refused something is given up once it is this old: its user may have come by a
+/// token that has expired, which the broker tells no other way. A younger one would be refused again.
+const REFUSED_AGE_MIN: Duration = Duration::from_secs(10);
+
 /// The connection's name in the broker's lists.
 pub(super) const PURPOSE: &str = "worker publish";
 
@@ -43,8 +47,9 @@ pub(super) struct Publisher {
 /// A connection and its idle channels.
 pub(super) struct Line {
     connection: Connection,
+    opened: Instant,
     idle: Mutex<Vec<Channel>>,
-    /// Told by a publisher that has waited for a confirmation in vain.
+    /// Told by a publisher that has waited for a confirmation in vain, or was refused.
     suspect: Notify,
 }
 
@@ -143,7 +148,10 @@ impl Publisher {
                 .acquire()
                 .await
                 .map_err(|_| "no channel is left")?;
-            line.depth(queue).await.map_err(|error| one_line(&error))
+            let counted = line.depth(queue).await;
+            counted.map_err(|error| match line.failure(&error) {
+                Failure::Nowhere(problem) | Failure::Other(problem) => problem,
+            })
         };
         timeout(OPERATION_TIMEOUT, counting)
             .await
@@ -176,6 +184,7 @@ impl Line {
     fn new(connection: Connection) -> Arc<Self> {
         Arc::new(Self {
             connection,
+            opened: Instant::from_std(clock::monotonic_now()),
             idle: Mutex::default(),
             suspect: Notify::new(),
         })
@@ -188,7 +197,7 @@ impl Line {
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<(), Failure> {
-        let channel = self.channel().await.map_err(|error| failure(&error))?;
+        let channel = self.channel().await.map_err(|error| self.failure(&error))?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
@@ -202,8 +211,8 @@ impl Line {
                 properties,
             )
             .await
-            .map_err(|error| failure(&error))?;
-        let confirmation = confirm.await.map_err(|error| failure(&error))?;
+            .map_err(|error| self.failure(&error))?;
+        let confirmation = confirm.await.map_err(|error| self.failure(&error))?;
         let outcome = match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
@@ -244,6 +253,18 @@ impl Line {
         Ok(channel)
     }
 
+    /// What an error means for a publish, and perhaps for the connection.
+    fn failure(&self, error: &lapin::Error) -> Failure {
+        if is_soft(error, AMQPSoftError::NOTFOUND) {
+            return Failure::Nowhere(one_line(error));
+        }
+        let age = Instant::from_std(clock::monotonic_now()) - self.opened;
+        if is_soft(error, AMQPSoftError::ACCESSREFUSED) && age >= REFUSED_AGE_MIN {
+            self.suspect.notify_one();
+        }
+        Failure::Other(one_line(error))
+    }
+
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,7 +289,7 @@ impl Line {
                 },
                 // Cancel-safe: a notification not received stays.
                 () = self.suspect.notified() => {
-                    return "the broker has not confirmed a message in time".to_owned();
+                    return "the broker does not confirm, or refuses, what is published".to_owned();
                 }
                 // Cancel-safe: a sleep loses nothing.
                 () = sleep(GLANCE_PERIOD) => {}
@@ -333,14 +354,6 @@ pub(super) async fn close(connection: &Connection) {
         connection.close(200, "keycard is done with it".into()),
     )
     .await;
-}
-
-fn failure(error: &lapin::Error) -> Failure {
-    if is_soft(error, AMQPSoftError::NOTFOUND) {
-        Failure::Nowhere(one_line(error))
-    } else {
-        Failure::Other(one_line(error))
-    }
 }
 
 fn unroutable(returned: &BasicReturnMessage) -> String {

@@ -1,7 +1,8 @@
 //! `RabbitMQ`'s definitions.
 
-use std::fs;
-use std::process::Command;
+mod tokens;
+
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{
@@ -14,48 +15,112 @@ use tokio::time::timeout;
 
 use crate::support::broker::{bind, confirming_channel, publish_to, take_all};
 use crate::support::client::{SOON, command_of, fresh_id};
-use crate::support::services::WORKER;
+use crate::support::process::{Output, Worker};
 use crate::support::site::Site;
 
-#[ignore = "Terraform is no part of what `make setup` installs"]
+/// The users that they make have their names as passwords.
+const DEFINITIONS: &str = include_str!("definitions.json");
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_its_definitions_a_service_can_ask_and_read_its_own_and_nothing_else() {
-    let site = Site::on_rabbitmq().await;
-    let definitions = rendered(&site);
-    site.rabbitmq().import_definitions(&definitions);
-    let _worker = site.worker().await;
-    let uri = site.uri("orders-svc");
-    let orders = Connection::connect(&uri, ConnectionProperties::default())
-        .await
-        .unwrap();
+    let (site, _worker) = site_with_definitions().await;
+    let orders = connect(&site, "orders-svc").await;
+    asks_and_reads(&orders).await;
+    may_do_nothing_else(&orders).await;
+    let requested = as_user("orders-svc", &site, &["request", "app-role"]);
+    assert!(requested.status.success(), "{}", requested.stderr);
+    site.assert_no_dead_letters().await;
+}
 
-    let channel = confirming_channel(&orders).await;
+#[tokio::test(flavor = "multi_thread")]
+async fn with_its_definitions_keda_counts_messages_and_operators_read_dead_letters() {
+    let (site, _worker) = site_with_definitions().await;
+
+    // What KEDA's scaler asks, for each queue of the ScaledObject.
+    for queue in ["keycard.requests", "keycard.leases", "keycard.expiry"] {
+        let path = ["queues", site.vhost.as_str(), queue];
+        assert_eq!(site.rabbitmq().status_for("keycard-keda", &path), 200);
+        assert_eq!(site.rabbitmq().status_for("orders-svc", &path), 401);
+    }
+    let keda = connect(&site, "keycard-keda").await;
+    for queue in ["keycard.requests", "keycard.expiry", "keycard.dead-letters"] {
+        refused(queue, consume(&keda, queue).await);
+        refused(queue, get(&keda, queue).await);
+    }
+
+    let operator = connect(&site, "platform-ops").await;
+    get(&operator, "keycard.dead-letters").await.unwrap();
+    let list = ["dead-letters", "list"];
+    let listed = as_user("platform-ops", &site, &list);
+    assert!(listed.status.success(), "{}", listed.stderr);
+    assert!(!as_user("orders-svc", &site, &list).status.success());
+    for queue in ["keycard.requests", "keycard.expiry"] {
+        refused(queue, get(&operator, queue).await);
+    }
+    let channel = operator.create_channel().await.unwrap();
+    declare(&channel, "platform-ops.results").await.unwrap();
+    refused("#", bind(&channel, "platform-ops.results", "#").await);
+}
+
+/// A site whose users and permissions are those of the definitions, with a worker that serves as
+/// `keycard`.
+async fn site_with_definitions() -> (Site, Worker) {
+    let site = Site::on_rabbitmq().await;
+    let mut definitions: Value = serde_json::from_str(DEFINITIONS).unwrap();
+    definitions["vhosts"] = json!([{ "name": site.vhost }]);
+    for list in ["permissions", "topic_permissions"] {
+        for permission in definitions[list].as_array_mut().unwrap() {
+            permission["vhost"] = json!(site.vhost);
+        }
+    }
+    site.configure(&format!(
+        "[client]\nurl = {:?}\npassword = {{ env = \"MY_PASSWORD\" }}\n",
+        site.client_url("orders-svc")
+    ));
+    let rabbitmq = site.rabbitmq();
+    rabbitmq.import_definitions(&definitions);
+    let broker = format!(
+        "amqp://keycard@{}:{}/{}",
+        rabbitmq.host, rabbitmq.port, site.vhost
+    );
+    let as_keycard = [
+        ("KEYCARD_QUEUE__URL", broker.as_str()),
+        ("BROKER_PASSWORD", "keycard"),
+    ];
+    let worker = site.worker_unready(&as_keycard);
+    worker.ready().await;
+    (site, worker)
+}
+
+/// What orders-svc is to be allowed.
+async fn asks_and_reads(orders: &Connection) {
+    let channel = confirming_channel(orders).await;
     declare(&channel, "orders-svc.results").await.unwrap();
     bind(&channel, "orders-svc.results", "orders-svc.#")
         .await
         .unwrap();
     let mut results = take_all(&channel, "orders-svc.results").await;
-    let request = command_of(
-        "orders-svc",
-        &fresh_id(),
-        "credential.request.v1",
-        &json!({ "role": "app-role" }),
-    );
+    let (id, role) = (fresh_id(), json!({ "role": "app-role" }));
+    let request = command_of("orders-svc", &id, "credential.request.v1", &role).to_string();
     let properties = BasicProperties::default().with_user_id("orders-svc".into());
-    let body = request.to_string();
     publish_to(
         &channel,
         "keycard.requests",
         "",
-        body.as_bytes(),
+        request.as_bytes(),
         properties,
     )
     .await;
-    let result = timeout(std::time::Duration::from_secs(SOON), results.next());
-    let result = result.await.expect("a result").unwrap().unwrap();
+    let result = timeout(Duration::from_secs(SOON), results.next()).await;
+    let result = result.expect("a result").unwrap().unwrap();
     let issued: Value = serde_json::from_slice(&result.data).unwrap();
     assert_eq!(issued["type"], "keycard.credential.issued.v1", "{issued}");
+    assert_eq!(issued["correlationid"], id.as_str(), "{issued}");
+    channel.close(200, "heard".into()).await.unwrap();
+}
 
+/// What orders-svc is not to be allowed.
+async fn may_do_nothing_else(orders: &Connection) {
     for queue in [
         "billing-svc.results",
         "results",
@@ -71,21 +136,11 @@ async fn with_its_definitions_a_service_can_ask_and_read_its_own_and_nothing_els
     }
     for queue in ["requests", "leases", "expiry", "dead-letters", "unrouted"] {
         let queue = format!("keycard.{queue}");
-        let channel = orders.create_channel().await.unwrap();
-        let options = BasicConsumeOptions::default();
-        let consuming = channel.basic_consume(
-            queue.as_str().into(),
-            "".into(),
-            options,
-            FieldTable::default(),
-        );
-        refused(&queue, consuming.await);
-        let channel = orders.create_channel().await.unwrap();
-        let getting = channel.basic_get(queue.as_str().into(), BasicGetOptions::default());
-        refused(&queue, getting.await);
+        refused(&queue, consume(orders, &queue).await);
+        refused(&queue, get(orders, &queue).await);
     }
     for exchange in ["keycard.events", "keycard.unrouted", "amq.topic", ""] {
-        let channel = confirming_channel(&orders).await;
+        let channel = confirming_channel(orders).await;
         let options = BasicPublishOptions::default();
         let properties = BasicProperties::default();
         let publishing = channel
@@ -100,52 +155,19 @@ async fn with_its_definitions_a_service_can_ask_and_read_its_own_and_nothing_els
             .unwrap();
         refused(exchange, publishing.await);
     }
-    site.assert_no_dead_letters().await;
 }
 
-/// What modules/manifests makes of this site's requesters.
-fn rendered(site: &Site) -> Value {
-    let password = json!({ "secret": "somewhere" });
-    let module = json!({
-        "source": concat!(env!("CARGO_MANIFEST_DIR"), "/infra/modules/manifests"),
-        "namespace": "keycard",
-        "image": format!("keycard@sha256:{:064}", 0),
-        "installation": site.name,
-        "operators": ["platform-ops"],
-        "databases": { "app": {
-            "host": "database", "dbname": "app", "password": password, "allowed_roles": ["*"],
-        } },
-        "roles": { "app-role": {
-            "database": "app", "groups": ["app"], "requesters": ["orders-svc", "billing-svc"],
-        } },
-        "broker": {
-            "host": "broker", "vhost": site.vhost, "username": WORKER, "password": password,
-        },
-        "store": { "region": "eu-west-1" },
-    });
-    let main = json!({
-        "module": { "manifests": module },
-        "output": { "definitions": {
-            "value": "${module.manifests.rabbitmq_definitions}",
-            "sensitive": true,
-        } },
-    });
-    let directory = site.path().join("infra");
-    fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("main.tf.json"), main.to_string()).unwrap();
-    let terraform = |arguments: &[&str]| {
-        let run = Command::new("terraform")
-            .args(arguments)
-            .current_dir(&directory)
-            .env("CHECKPOINT_DISABLE", "1")
-            .output()
-            .expect("terraform is installed");
-        assert!(run.status.success(), "terraform {arguments:?}: {run:?}");
-        run.stdout
-    };
-    terraform(&["init", "-input=false"]);
-    terraform(&["apply", "-auto-approve", "-input=false"]);
-    serde_json::from_slice(&terraform(&["output", "-raw", "definitions"])).unwrap()
+/// The command line as a user of the broker has it.
+fn as_user(user: &str, site: &Site, arguments: &[&str]) -> Output {
+    let mut command = site.command(arguments);
+    command.env("KEYCARD_CLIENT__URL", site.client_url(user));
+    Output::of(command.env("MY_PASSWORD", user))
+}
+
+async fn connect(site: &Site, user: &str) -> Connection {
+    Connection::connect(&site.uri(user), ConnectionProperties::default())
+        .await
+        .unwrap()
 }
 
 async fn declare(channel: &Channel, queue: &str) -> lapin::Result<lapin::Queue> {
@@ -155,7 +177,20 @@ async fn declare(channel: &Channel, queue: &str) -> lapin::Result<lapin::Queue> 
         .await
 }
 
-/// An operation on something that is not the service's own.
+async fn consume(connection: &Connection, queue: &str) -> lapin::Result<()> {
+    let channel = connection.create_channel().await.unwrap();
+    let options = BasicConsumeOptions::default();
+    let consuming = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+    consuming.await.map(drop)
+}
+
+async fn get(connection: &Connection, queue: &str) -> lapin::Result<()> {
+    let channel = connection.create_channel().await.unwrap();
+    let getting = channel.basic_get(queue.into(), BasicGetOptions::default());
+    getting.await.map(drop)
+}
+
+/// An operation on something that is not the user's own.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(what: &str, outcome: lapin::Result<T>) {
     let refusal = outcome.unwrap_err().to_string();

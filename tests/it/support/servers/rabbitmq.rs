@@ -103,6 +103,12 @@ impl RabbitMq {
         self.api("POST", &["definitions"], definitions);
     }
 
+    /// What the management API answers to a user whose password is its name.
+    pub fn status_for(&self, user: &str, path: &[&str]) -> u16 {
+        let answer = self.try_http_as((user, user), "GET", path, &Value::Null);
+        answer.unwrap().0
+    }
+
     /// Waits for the first count, which a new queue lacks for a second.
     pub fn queue_messages(&self, vhost: &str, queue: &str) -> QueueDepth {
         self.poll(&format!("count of the messages in {queue}"), || {
@@ -166,6 +172,16 @@ impl RabbitMq {
         path: &[&str],
         body: &Value,
     ) -> std::io::Result<(u16, String)> {
+        self.try_http_as((&self.user, &self.password), method, path, body)
+    }
+
+    fn try_http_as(
+        &self,
+        (user, password): (&str, &str),
+        method: &str,
+        path: &[&str],
+        body: &Value,
+    ) -> std::io::Result<(u16, String)> {
         let mut stream = TcpStream::connect((self.host.as_str(), self.http_port))?;
         stream.set_read_timeout(Some(Duration::from_secs(HTTP_SECONDS)))?;
         let target = path.iter().fold("/api".to_owned(), |mut target, segment| {
@@ -176,7 +192,7 @@ impl RabbitMq {
             );
             target
         });
-        let credentials = BASE64_STANDARD.encode(format!("{}:{}", self.user, self.password));
+        let credentials = BASE64_STANDARD.encode(format!("{user}:{password}"));
         let body = if body.is_null() {
             String::new()
         } else {
