@@ -36,6 +36,7 @@ test: export PROPTEST_RNG_SEED ?= 5# the same search each time; make verify look
 test: ## format, licences, lints, documentation, and every test
 	tests/setup.sh test
 	cargo fmt --check
+	infra/check.sh format
 	target/tools/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
@@ -56,7 +57,7 @@ soak: ## services on a system in which everything fails: MINUTES=3 SEED=random, 
 
 # make test runs 15 with RabbitMQ, and with the queue in it whatever that may change on 17. The full
 # search through the core takes minutes, so that it is worth optimising.
-verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at every place, longer searches and a soak
+verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at every place, longer searches, a soak, and infra/
 	tests/setup.sh verify
 	status=0
 	: >target/verify.log
@@ -72,5 +73,8 @@ verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at eve
 	run env PROPTEST_CASES=5000 cargo test --locked --test it -- properties::
 	run infra/image/check.sh
 	run make --no-print-directory soak
+	run cargo test --locked --test it -- --ignored infra::
+	run infra/check.sh tools
+	run env KEYCARD=target/debug/keycard infra/check.sh all # last, as it says what it could not check
 	awk -f tests/summary.awk target/verify.log || status=1
 	exit $$status
