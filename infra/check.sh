@@ -348,9 +348,8 @@ tools() {
         say "promtool, from Debian's prometheus, of which nothing is installed"
         local scratch
         scratch=$(mktemp -d)
-        # Readable for apt's own user, who downloads.
-        chmod 755 "$scratch"
-        (cd "$scratch" && apt-get download --quiet=2 prometheus && dpkg-deb --extract prometheus_*.deb .)
+        # As this user: apt's own may not write there.
+        (cd "$scratch" && apt-get download --quiet=2 --option APT::Sandbox::User=root prometheus && dpkg-deb --extract prometheus_*.deb .)
         install "$scratch/usr/bin/promtool" "$promtool"
         rm -rf "$scratch"
     fi
