@@ -19,15 +19,16 @@ use tokio_util::sync::CancellationToken;
 use self::tls::verified;
 use crate::config::{self, Config, PasswordSource};
 use crate::fault::Disposition;
+use crate::lease::DenialCode;
 use crate::ledger::{Endpoint, Ledger, LedgerError, Rules};
-use crate::metrics::{Need, Readiness};
+use crate::metrics::{self, Need, Readiness};
 use crate::password::ReadPassword;
 use crate::queue::amqp::{self, AmqpDeadLetters, AmqpQueue};
 use crate::queue::postgres::{self, PostgresQueue};
 use crate::queue::{DeadLetters, Queue, Requesting};
 use crate::store::aws::{self, AwsSecretsManager};
 use crate::store::directory::{self, Directory};
-use crate::store::{SecretStore, StoreKind};
+use crate::store::{FailureKind, SecretStore, StoreKind};
 use crate::wire::SecretPointer;
 use crate::worker::{Parts, Report, Views, Worker};
 
@@ -110,6 +111,15 @@ async fn build_worker(
         prefetch: config.queue.prefetch(),
     };
     Ok(Worker::new(parts, stop.clone()))
+}
+
+/// Has what is counted for each role, and of the store's failures, begin at 0.
+pub fn count_from_zero(config: &Config) {
+    for role in config.roles.keys() {
+        let denials = DenialCode::ALL.map(DenialCode::as_str);
+        metrics::begin_role(role, denials.into_iter().chain(["issued", "renewed"]));
+    }
+    metrics::begin_store(FailureKind::ALL.map(FailureKind::as_str));
 }
 
 /// Compares ledgers, logins and secrets without changing anything or needing the queue.

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 pub use readiness::{Need, Readiness};
 
 const REQUESTS: &str = "keycard_requests_total";
+const DEFERRED: &str = "keycard_requests_deferred_total";
 const REVOCATIONS: &str = "keycard_revocations_total";
 const LATENESS: &str = "keycard_revocation_lateness_seconds";
 const STAGES: &str = "keycard_stage_duration_seconds";
@@ -29,9 +30,10 @@ const OVERDUE_OLDEST: &str = "keycard_lease_overdue_oldest_seconds";
 const STUCK: &str = "keycard_leases_stuck";
 const FROZEN: &str = "keycard_frozen";
 const ORPHANS: &str = "keycard_orphans";
-const COUNTED: &str = "keycard_ledger_up";
+const LEDGER_UP: &str = "keycard_ledger_up";
 const QUEUE_UP: &str = "keycard_queue_up";
 const STORE_UP: &str = "keycard_store_up";
+const STORE_ERRORS: &str = "keycard_store_errors_total";
 
 /// The role of what concerns no role of the configuration; no name of a role begins so.
 const NO_ROLE: &str = "-";
@@ -99,6 +101,10 @@ fn describe() {
         "What requests and renewals came to, and denied revocations: issued, renewed or the denial's code."
     );
     describe_counter!(
+        DEFERRED,
+        "How often requests could not be answered for now and were put off."
+    );
+    describe_counter!(
         REVOCATIONS,
         "Logins that were dropped, by why their lease ended."
     );
@@ -140,7 +146,7 @@ fn describe() {
         "What the last reconciliation found to differ and could not put right, by kind."
     );
     describe_gauge!(
-        COUNTED,
+        LEDGER_UP,
         "1 when the ledger could be asked for the counts of leases, 0 when they are unknown."
     );
     describe_gauge!(
@@ -150,6 +156,10 @@ fn describe() {
     describe_gauge!(
         STORE_UP,
         "1 when the secret store could be asked about a secret, else 0."
+    );
+    describe_counter!(
+        STORE_ERRORS,
+        "What the secret store was asked and did not do, after it was tried again: throttled, denied, full, unavailable or refused."
     );
 }
 
@@ -206,10 +216,31 @@ pub struct Leases {
     pub frozen: bool,
 }
 
+/// Requests for this role may come to these outcomes. What is counted begins at 0: were it first
+/// seen at 1, nobody could tell that it has grown.
+pub fn begin_role(role: &str, outcomes: impl IntoIterator<Item = &'static str>) {
+    for outcome in outcomes {
+        counter!(REQUESTS, "role" => role.to_owned(), "outcome" => outcome).increment(0);
+    }
+    counter!(DEFERRED, "role" => role.to_owned()).increment(0);
+}
+
+/// The secret store may fail in these ways, and has not yet.
+pub fn begin_store(kinds: impl IntoIterator<Item = &'static str>) {
+    for kind in kinds {
+        counter!(STORE_ERRORS, "kind" => kind).increment(0);
+    }
+}
+
 /// A command was answered.
 pub fn answered(role: Option<&str>, outcome: &str) {
     let role = role.unwrap_or(NO_ROLE).to_owned();
     counter!(REQUESTS, "role" => role, "outcome" => outcome.to_owned()).increment(1);
+}
+
+/// A request could not be answered for now.
+pub fn deferred(role: &str) {
+    counter!(DEFERRED, "role" => role.to_owned()).increment(1);
 }
 
 /// A login was dropped.
@@ -236,12 +267,21 @@ pub fn parked(code: &'static str) {
 /// So many dead letters are kept; `None` when the queue could not be asked.
 pub fn dead_letters(waiting: Option<u32>) {
     gauge!(DEAD_LETTERS_WAITING).set(waiting.map_or(f64::NAN, f64::from));
-    gauge!(QUEUE_UP).set(f64::from(u8::from(waiting.is_some())));
 }
 
-/// The secret store could be asked about a secret, or not.
-pub fn store_looked_at(answers: bool) {
-    gauge!(STORE_UP).set(f64::from(u8::from(answers)));
+/// The secret store failed in this way.
+pub fn store_failed(kind: &'static str) {
+    counter!(STORE_ERRORS, "kind" => kind).increment(1);
+}
+
+/// The last look at something reached it, or not.
+fn looked_at(need: &Need, reached: bool) {
+    let gauge = match need {
+        Need::Queue => gauge!(QUEUE_UP),
+        Need::Store => gauge!(STORE_UP),
+        Need::Database(name) => gauge!(LEDGER_UP, "database" => name.clone()),
+    };
+    gauge.set(f64::from(u8::from(reached)));
 }
 
 /// So many things of this kind still differ after a reconciliation; `None` when the database's were
@@ -262,7 +302,6 @@ pub fn counted(database: &str, leases: Option<Leases>) {
         (OVERDUE_OLDEST, number(|leases| leases.overdue_seconds_max)),
         (STUCK, number(|leases| leases.stuck as f64)),
         (FROZEN, number(|leases| f64::from(u8::from(leases.frozen)))),
-        (COUNTED, f64::from(u8::from(leases.is_some()))),
     ] {
         gauge!(name, "database" => database.to_owned()).set(value);
     }

@@ -60,6 +60,7 @@ async fn serve(
         let told = Arc::new(Readiness::new(config.databases.keys()));
         let serving = metrics::serve(address, Arc::clone(&told)).await;
         serving.map_err(|error| Failure::Failed(error.to_string()))?;
+        app::count_from_zero(config);
         readiness = Some(told);
     }
     let patience = arguments.drain.then_some(app::PATIENCE);

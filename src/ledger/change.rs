@@ -160,7 +160,7 @@ impl Ledger {
                 attempt.rollback().await?;
                 tracing::error!(
                     database = self.database,
-                    login.username = login.username,
+                    lease.username = login.username,
                     reason,
                     "a login that must end cannot be disabled; it is tried again"
                 );

@@ -4,6 +4,7 @@ use tokio_postgres::{GenericClient, Row, Transaction};
 use uuid::Uuid;
 
 use super::rows::RowError;
+use super::{Ledger, LedgerError};
 use crate::lease::Requester;
 use crate::wire;
 
@@ -138,6 +139,25 @@ pub(super) async fn recall(
         lease: row.get(1),
         answer: row.get(2),
     }))
+}
+
+impl Ledger {
+    /// The trace of the request that a lease is from, for as long as commands are remembered.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn traceparent(&self, lease: Uuid) -> Result<Option<String>, LedgerError> {
+        let client = self.connection().await?;
+        let row = client
+            .query_opt(
+                "SELECT traceparent FROM keycard.requests
+                 WHERE lease = $1 AND kind = 'request' AND traceparent IS NOT NULL LIMIT 1",
+                &[&lease],
+            )
+            .await
+            .map_err(|error| self.sql("look for a trace", &error))?;
+        Ok(row.map(|row| row.get(0)))
+    }
 }
 
 /// The commands of one kind for a lease that have no answer yet.

@@ -127,7 +127,7 @@ pub(super) async fn end_squatters(client: &Client, lock: i64) -> Result<(), toki
         .await?;
     for row in &ended {
         tracing::warn!(
-            role = row.get::<_, Option<&str>>(0),
+            postgres.role = row.get::<_, Option<&str>>(0),
             "a session held an advisory lock that is keycard's; it was ended"
         );
     }

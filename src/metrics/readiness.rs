@@ -55,8 +55,9 @@ impl Readiness {
         Self(Mutex::new(needs.collect()))
     }
 
-    /// Somebody has looked at one of them, and reached it or not.
+    /// Somebody has looked at one of them, and reached it or not: Prometheus is told as well.
     pub fn looked_at(&self, need: Need, reached: bool) {
+        super::looked_at(&need, reached);
         let mut needs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = needs.entry(need).or_default();
         seen.fails = !reached;

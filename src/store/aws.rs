@@ -26,8 +26,8 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::pace::Pace;
-use super::{Described, Listed, SecretStore, StoreError, StoreKind, Stored};
-use crate::fault::Disposition;
+use super::{Described, FailureKind, Listed, SecretStore, StoreError, StoreKind, Stored};
+use crate::metrics;
 
 /// `CreateSecret` and `DeleteSecret` each have a quota of 50 a second per account and region. The
 /// rest is for retries and for whoever else uses the account; several workers share by being throttled.
@@ -115,7 +115,7 @@ impl SecretStore for AwsSecretsManager {
                 operation: "put",
                 locator: locator.to_owned(),
                 problem: format!("a value of {length} bytes; AWS keeps 1 to {VALUE_BYTES_MAX}"),
-                disposition: Disposition::Reject,
+                kind: FailureKind::Refused,
             });
         }
         self.creating.turn().await;
@@ -184,7 +184,7 @@ pub async fn read_secret(
 /// Reads a secret's value, as a client does, by its ARN (whose region then counts) or its name.
 ///
 /// # Errors
-/// [`Disposition::Retry`] while it cannot be read; [`Disposition::Reject`] when it is no text.
+/// [`FailureKind::Refused`] when it is no text, else why it cannot be read now.
 pub async fn read_value(
     environment: &SdkConfig,
     secret_id: &str,
@@ -199,7 +199,7 @@ pub async fn read_value(
         operation: "read",
         locator: secret_id.to_owned(),
         problem: "it holds binary data; keycard reads texts".to_owned(),
-        disposition: Disposition::Reject,
+        kind: FailureKind::Refused,
     })?;
     Ok(SecretString::from(value))
 }
@@ -274,22 +274,39 @@ impl ClassifyRetry for QuotaIsNotThrottling {
     }
 }
 
-/// What an error means for the worker.
-///
-/// Only what AWS says about this very request is final. All else may pass, or be mended by an
-/// operator: throttling, outages, timeouts, no credentials, no permission, a disabled KMS key, a
-/// full region, a name whose deletion is not finished (`InvalidRequestException`). A requester that
-/// is told "denied" for those would be told something that is not true for long.
-fn disposition(code: Option<&str>) -> Disposition {
+/// What an error's code means. Only what AWS says about this very request is final: a name whose
+/// deletion is not finished (`InvalidRequestException`) is free again within minutes.
+fn kind_of(code: Option<&str>) -> FailureKind {
     match code {
+        Some(
+            "ThrottlingException"
+            | "Throttling"
+            | "ThrottledException"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException",
+        ) => FailureKind::Throttled,
+        Some(
+            "AccessDeniedException"
+            | "AccessDenied"
+            | "ExpiredTokenException"
+            | "ExpiredToken"
+            | "InvalidClientTokenId"
+            | "InvalidSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "UnrecognizedClientException"
+            // The KMS key is disabled, or not for keycard.
+            | "EncryptionFailure"
+            | "DecryptionFailure",
+        ) => FailureKind::Denied,
+        Some("LimitExceededException") => FailureKind::Full,
         Some(
             // The name is taken by another token or another value.
             "ResourceExistsException"
             | "InvalidParameterException"
             | "ValidationException"
             | "SerializationException",
-        ) => Disposition::Reject,
-        _ => Disposition::Retry,
+        ) => FailureKind::Refused,
+        _ => FailureKind::Unavailable,
     }
 }
 
@@ -317,11 +334,13 @@ where
     if let Some(value) = value {
         problem = without(problem, value);
     }
+    let kind = kind_of(error.as_service_error().and_then(E::code));
+    metrics::store_failed(kind.as_str());
     StoreError {
         operation,
         locator: locator.to_owned(),
         problem: one_line(&problem),
-        disposition: disposition(error.as_service_error().and_then(E::code)),
+        kind,
     }
 }
 

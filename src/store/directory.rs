@@ -25,8 +25,8 @@ use self::disk::{
     Kind, Trouble, create_directory, io, kind_of, lock, remove_file, sync, write_new,
 };
 use self::note::Note;
-use super::{Described, Listed, SecretStore, StoreError, StoreKind, Stored};
-use crate::fault::Disposition;
+use super::{Described, FailureKind, Listed, SecretStore, StoreError, StoreKind, Stored};
+use crate::metrics;
 
 /// Held while anything below the root changes, by any process. No segment of a locator begins with
 /// a dot, so neither this nor the names of [`Files`] can be a secret's.
@@ -150,11 +150,13 @@ impl SecretStore for Directory {
 }
 
 fn failure(operation: &'static str, locator: &str, trouble: &Trouble) -> StoreError {
+    let kind = trouble.kind();
+    metrics::store_failed(kind.as_str());
     StoreError {
         operation,
         locator: locator.to_owned(),
         problem: trouble.to_string(),
-        disposition: trouble.disposition(),
+        kind,
     }
 }
 
@@ -173,7 +175,7 @@ pub fn read(path: &str) -> Result<SecretString, StoreError> {
                  own user: run this there as that user, or use a store that services can read, such \
                  as aws-secrets-manager"
             ),
-            disposition: Disposition::Reject,
+            kind: FailureKind::Refused,
         })
 }
 

@@ -131,6 +131,59 @@ pub struct StoreError {
     pub locator: String,
     /// What the store said, in one line.
     pub problem: String,
+    /// In what way it failed.
+    pub kind: FailureKind,
+}
+
+impl StoreError {
     /// What to do about it.
-    pub disposition: Disposition,
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self.kind {
+            FailureKind::Throttled
+            | FailureKind::Denied
+            | FailureKind::Full
+            | FailureKind::Unavailable => Disposition::Retry,
+            FailureKind::Refused => Disposition::Reject,
+        }
+    }
+}
+
+/// In what way a store failed. All but the last may pass, or be mended by an operator: a requester
+/// that is told "denied" for those would be told something that is not true for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It was asked too often.
+    Throttled,
+    /// keycard may not do that there, or nobody knows who it is.
+    Denied,
+    /// It takes no more secrets.
+    Full,
+    /// Anything else that keeps it from answering.
+    Unavailable,
+    /// It does not take this very secret.
+    Refused,
+}
+
+impl FailureKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Throttled,
+        Self::Denied,
+        Self::Full,
+        Self::Unavailable,
+        Self::Refused,
+    ];
+
+    /// Its name in the metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Throttled => "throttled",
+            Self::Denied => "denied",
+            Self::Full => "full",
+            Self::Unavailable => "unavailable",
+            Self::Refused => "refused",
+        }
+    }
 }

@@ -51,7 +51,7 @@ pub struct Incoming {
     pub time: Timestamp,
     /// From when on the sender no longer wants an answer.
     pub expires_at: Option<Timestamp>,
-    /// The sender's trace, passed on unread.
+    /// The sender's trace as it says, whatever that is.
     pub traceparent: Option<String>,
     /// What it asks for.
     pub command: Command,

@@ -5,10 +5,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{Instrument as _, Span};
 
-use super::Worker;
 use super::effects::{Happened, happen};
 use super::lanes::{Settled, pause};
-use super::trace;
+use super::{Worker, outage, trace};
 use crate::clock;
 use crate::lease::{Effect, Event, LoginChange, Report, State, Then};
 use crate::ledger::{
@@ -67,20 +66,24 @@ impl Worker {
                 }
                 Ok(Stepped::Replayed(replayed)) => {
                     let done = self.replay(context, &replayed).await;
-                    return settled(done);
+                    return settled(context, done);
                 }
                 Ok(Stepped::Reused(recorded)) => {
                     let done = self.answer_again(context, None, &recorded, false).await;
-                    return settled(done);
+                    return settled(context, done);
                 }
                 Ok(Stepped::Ended(recorded)) => {
                     let done = self.answer_again(context, None, &recorded, true).await;
-                    return settled(done);
+                    return settled(context, done);
                 }
                 Ok(Stepped::Decided(decided)) => decided,
             };
-            self.outages.over(context.ledger.database());
+            self.outages
+                .over(&outage::database(context.ledger.database()));
             log(context, &decided);
+            if context.asked.is_none() {
+                trace::link(context.ledger, &decided).await;
+            }
             let attempt = decided
                 .stored
                 .as_ref()
@@ -166,12 +169,14 @@ fn stage(stepped: &Result<Stepped, LedgerError>) -> Stage {
     }
 }
 
-fn settled(done: Result<(), String>) -> Settled {
+fn settled(context: Context<'_>, done: Result<(), String>) -> Settled {
     match done {
         Ok(()) => Settled::Ack,
         Err(reason) => {
             tracing::warn!(
-                reason,
+                request.id = context.asked.map(|asked| asked.id.as_str()),
+                request.by = context.asked.map(|asked| asked.requester.as_str()),
+                error = reason,
                 "an answer could not be published; its command comes back"
             );
             Settled::Defer(pause(0))

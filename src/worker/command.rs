@@ -1,12 +1,13 @@
 //! What a delivery asks for, and who asks.
 
-use super::Worker;
 use super::carry::Context;
 use super::lanes::{Settled, pause};
+use super::{Worker, outage};
 use crate::clock;
 use crate::lease::{Asking, DenialCode, Event, LeaseId, NewLease, Requester};
 use crate::ledger::{About, Asked, Kind, Refusal, Subject};
 use crate::login;
+use crate::metrics;
 use crate::queue::{Delivery, Lane, Outgoing, Sender};
 use crate::wire::{self, Accepts, Command, Expire, Refused, ResultEvent, Stamp};
 
@@ -103,7 +104,13 @@ impl Worker {
                 },
             ),
             Command::Revoke { lease_id, reason } => {
-                tracing::info!(lease.id = %lease_id, requester = by.as_str(), reason, "revocation is asked for");
+                tracing::info!(
+                    request.id = incoming.id,
+                    request.by = by.as_str(),
+                    lease.id = %lease_id,
+                    reason,
+                    "revocation is asked for"
+                );
                 (
                     &lease_id.database,
                     Subject::Known(lease_id.uuid),
@@ -165,14 +172,18 @@ impl Worker {
         subject: Subject,
         event: Event,
     ) -> Settled {
-        let Some(_place) = self
+        let role = event.request().map(|new| new.role.clone());
+        let place = self
             .bulkheads
-            .enter(delivery.lane, context.ledger.database())
-            .await
-        else {
-            return Settled::Defer(pause(delivery.deferrals));
+            .enter(delivery.lane, context.ledger.database());
+        let settled = match place.await {
+            Some(_place) => self.carry(context, subject, event).await,
+            None => Settled::Defer(pause(delivery.deferrals)),
         };
-        self.carry(context, subject, event).await
+        if let (Some(role), Settled::Defer(_)) = (role, &settled) {
+            metrics::deferred(&role);
+        }
+        settled
     }
 
     /// Answers a command that no ledger has to remember, once the audit has it. All of these are in
@@ -188,7 +199,7 @@ impl Worker {
             self.note(ledger.database(), &error);
             return Settled::Defer(pause(delivery.deferrals));
         }
-        self.outages.over(ledger.database());
+        self.outages.over(&outage::database(ledger.database()));
         let asked = refusal.asked;
         let event =
             ResultEvent::denied(self.stamp(), asked.as_wire(), refusal.code, refusal.message);
@@ -221,7 +232,12 @@ impl Worker {
             correlation_id: delivery.correlation_id.clone(),
         };
         if let Err(error) = self.queue.publish(&message).await {
-            tracing::warn!(%error, "a denial could not be published; its command comes back");
+            tracing::warn!(
+                request.id = event.correlationid,
+                request.by = by.as_str(),
+                %error,
+                "a denial could not be published; its command comes back"
+            );
             return Settled::Defer(pause(delivery.deferrals));
         }
         if let Some(to) = &delivery.reply_to {

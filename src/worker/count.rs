@@ -55,7 +55,6 @@ impl Worker {
                 tracing::debug!(%error, "the secret store cannot be asked");
             }
             readiness.looked_at(Need::Store, described.is_ok());
-            metrics::store_looked_at(described.is_ok());
         }
     }
 }

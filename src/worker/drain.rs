@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use tokio_util::task::TaskTracker;
 
 use super::lanes::Progress;
-use super::{Worker, each};
+use super::{Worker, each, outage};
 use crate::clock;
 use crate::ledger::Ledger;
 use crate::queue::Lane;
@@ -43,9 +43,12 @@ impl Worker {
         if self.stop.is_cancelled() {
             undone.insert(0, "stopped before everything was done".to_owned());
         }
+        let databases: Vec<_> = (self.ledgers.keys())
+            .map(|name| outage::database(name))
+            .collect();
         for (what, reason) in self.outages.going_on() {
             // Of databases everything was said.
-            if !self.ledgers.contains_key(&what) {
+            if !databases.contains(&what) {
                 undone.push(format!("{what}: {reason}"));
             }
         }

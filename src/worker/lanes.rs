@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::Worker;
 use crate::fault::Disposition;
 use crate::lease::DenialCode;
-use crate::queue::{Delivery, Lane, QueueError};
+use crate::queue::{Delivery, Lane, QueueError, Sender};
 use crate::{injection, metrics};
 
 /// What becomes of a delivery.
@@ -94,7 +94,12 @@ impl Worker {
             .catch_unwind()
             .await
             .inspect_err(|_| {
-                tracing::error!(lane = ?delivery.lane, "a delivery made the worker panic");
+                tracing::error!(
+                    lane = ?delivery.lane,
+                    request.id = id_of(delivery),
+                    request.by = sender_of(delivery),
+                    "a delivery made the worker panic"
+                );
             })
             .ok()
     }
@@ -118,7 +123,10 @@ impl Worker {
         }
         let acknowledged = delivery.receipt.ack().await;
         if !acknowledged {
-            tracing::info!("a delivery was no longer ours to acknowledge; it will come again");
+            tracing::info!(
+                lane = ?delivery.lane,
+                "a delivery was no longer ours to acknowledge; it will come again"
+            );
         }
         acknowledged
     }
@@ -137,7 +145,13 @@ impl Worker {
                 injection::around(fault, failed, || self.queue.defer(delivery, delay)).await
             }
             Settled::DeadLetter(reason) => {
-                tracing::warn!(lane = ?delivery.lane, reason, "a message became a dead letter");
+                tracing::warn!(
+                    lane = ?delivery.lane,
+                    request.id = id_of(delivery),
+                    request.by = sender_of(delivery),
+                    reason,
+                    "a message became a dead letter"
+                );
                 self.queue.dead_letter(delivery, reason).await?;
                 metrics::parked(code_of(reason));
                 Ok(())
@@ -146,10 +160,22 @@ impl Worker {
     }
 }
 
-/// The id of the event in a delivery, which names it to the crash matrix.
+/// The id of the event in a delivery, which names it in the log and to the crash matrix, as far as
+/// ids may be long.
 fn id_of(delivery: &Delivery) -> String {
+    const CHARS_MAX: usize = 256;
     let event: serde_json::Value = serde_json::from_slice(&delivery.body).unwrap_or_default();
-    event["id"].as_str().unwrap_or("unreadable").to_owned()
+    let id = event["id"].as_str().unwrap_or("unreadable");
+    id.chars().take(CHARS_MAX).collect()
+}
+
+/// Who sent a delivery, if the broker knows.
+fn sender_of(delivery: &Delivery) -> Option<&str> {
+    match &delivery.sender {
+        Sender::Requester(by) => Some(by.as_str()),
+        Sender::Keycard => Some("keycard"),
+        Sender::Nobody(_) => None,
+    }
 }
 
 /// The code that a dead letter's reason begins with.

@@ -222,7 +222,8 @@ impl Worker {
                 self.stop.cancel();
             }
             Disposition::Retry | Disposition::Reject => {
-                self.outages.failed(database, &error.to_string());
+                let what = outage::database(database);
+                self.outages.failed(&what, &error.to_string());
             }
         }
     }

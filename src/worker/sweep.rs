@@ -70,7 +70,13 @@ impl Worker {
         }
         for recorded in ledger.unpublished().await? {
             if let Err(reason) = self.answer_again(context, None, &recorded, true).await {
-                tracing::warn!(reason, "an answer is still unpublished");
+                tracing::warn!(
+                    database = ledger.database(),
+                    request.id = recorded.id,
+                    request.by = recorded.requester.as_str(),
+                    error = reason,
+                    "an answer is still unpublished; the next sweep tries again"
+                );
             }
         }
         Ok(())

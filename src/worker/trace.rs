@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use opentelemetry::propagation::TextMapPropagator as _;
+use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::carry::Context;
+use crate::ledger::{Decided, Ledger};
 use crate::metrics::Stage;
 
 /// The span of a lease that is carried on: within the command's trace if a command has caused it,
@@ -32,11 +34,34 @@ pub(super) fn carrying(context: Context<'_>) -> Span {
     );
     let traceparent = context.asked.and_then(|asked| asked.traceparent.clone());
     if let Some(traceparent) = traceparent.filter(|_| !span.is_disabled()) {
-        let carrier = HashMap::from([("traceparent".to_owned(), traceparent)]);
-        // What is no traceparent names no trace; a span that was not sampled needs none.
-        let _ = span.set_parent(TraceContextPropagator::new().extract(&carrier));
+        // A span that was not sampled needs no parent.
+        let _ = span.set_parent(remote(traceparent));
     }
     span
+}
+
+/// Nobody asks for an expiry: its span names the request that the lease is from as another trace,
+/// if that had one.
+pub(super) async fn link(ledger: &Ledger, decided: &Decided) {
+    let span = Span::current();
+    let Some(stored) = decided.stored.as_ref().filter(|_| !span.is_disabled()) else {
+        return;
+    };
+    // Traces are worth no failure.
+    if let Ok(Some(traceparent)) = ledger.traceparent(stored.lease.id.uuid).await {
+        span.add_link(remote(traceparent).span().span_context().clone());
+    }
+}
+
+/// What a traceparent names; what is no traceparent names no trace. The library takes numbers that are
+/// too short or too long.
+fn remote(traceparent: String) -> opentelemetry::Context {
+    let mut carrier = HashMap::new();
+    let lengths = traceparent.split('-').map(str::len).take(4);
+    if lengths.eq([2, 32, 16, 2]) {
+        carrier.insert("traceparent".to_owned(), traceparent);
+    }
+    TraceContextPropagator::new().extract_with_context(&opentelemetry::Context::new(), &carrier)
 }
 
 /// The span of one stage, within the one that is carried on.

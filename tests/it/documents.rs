@@ -37,6 +37,7 @@ fn links_lead_somewhere() {
         "infra/README.md",
         "infra/RUNBOOK.md",
         "infra/recipes/README.md",
+        "infra/SIGNALS.md",
         "infra/modules/manifests/README.md",
         "infra/modules/aws/README.md",
         "infra/modules/broker/README.md",
@@ -49,7 +50,10 @@ fn links_lead_somewhere() {
             if target.starts_with('#') {
                 continue;
             }
-            let target = path.parent().unwrap().join(target);
+            let target = path
+                .parent()
+                .unwrap()
+                .join(target.split('#').next().unwrap());
             assert!(target.exists(), "{document}: {}", target.display());
             let label = text[..at].rsplit('[').next().unwrap().trim_matches('`');
             if target

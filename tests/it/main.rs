@@ -37,6 +37,7 @@ mod revocation;
 mod secrecy;
 mod services;
 mod shutdown;
+mod signals;
 mod slow_secrets;
 mod soak;
 mod store;

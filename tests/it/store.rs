@@ -104,7 +104,7 @@ async fn a_locator_is_never_written_twice(store: &dyn SecretStore, probe: &dyn P
         (uuid_v7(), "first-value"),
     ] {
         let refused = put(store, &locator, attempt, value).await.unwrap_err();
-        assert_eq!(refused.disposition, Disposition::Reject, "{refused}");
+        assert_eq!(refused.disposition(), Disposition::Reject, "{refused}");
         assert!(!format!("{refused} {refused:?}").contains("-value"));
     }
     assert_eq!(

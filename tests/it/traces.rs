@@ -101,24 +101,54 @@ async fn what_is_done_for_a_request_belongs_to_its_trace() {
     let mut worker = site.worker_at("trace", &[(VARIABLE, &collector.url())]);
     worker.ready().await;
     let orders = site.client("orders-svc").await;
-    let mut request = orders.event(
+    let ask = async |id: &str, ttl_seconds: Option<u32>, traceparent: &str| {
+        let data = json!({"role": "app-role", "ttl_seconds": ttl_seconds});
+        let mut request = orders.event(id, "credential.request.v1", data);
+        request["traceparent"] = json!(traceparent);
+        orders
+            .publish("requests", request.to_string().as_bytes())
+            .await;
+        let answer = orders.answer(id).await;
+        assert_eq!(answer.kind(), "credential.issued.v1", "{traceparent}");
+        assert_eq!(answer.event["traceparent"], traceparent);
+        answer
+    };
+    let issued = ask(
         "traced",
-        "credential.request.v1",
-        json!({"role": "app-role"}),
-    );
-    request["traceparent"] = json!(format!("00-{TRACE:032x}-{PARENT:016x}-01"));
-    orders
-        .publish("requests", request.to_string().as_bytes())
-        .await;
-    let issued = orders.answer("traced").await;
-    assert_eq!(issued.event["traceparent"], request["traceparent"]);
+        Some(10),
+        &format!("00-{TRACE:032x}-{PARENT:016x}-01"),
+    )
+    .await;
     let secret = Site::secret(issued.data());
+    ask(
+        "unsampled",
+        None,
+        &format!("00-{TRACE:032x}-{PARENT:016x}-00"),
+    )
+    .await;
+    let hostile = [
+        format!("ff-{TRACE:032x}-{PARENT:016x}-01"),
+        format!("00-{:032x}-{PARENT:016x}-01", 0),
+        format!("00-{TRACE:032X}-{PARENT:016X}-01"),
+        format!("00-{TRACE:033x}-{PARENT:016x}-01"),
+        "00-1-1-01".to_owned(),
+        "-".repeat(256),
+        "\u{202e}/../%00".to_owned(),
+    ];
+    for (number, traceparent) in hostile.iter().enumerate() {
+        ask(&format!("hostile{number}"), None, traceparent).await;
+    }
+    let lease_id = issued.data()["lease_id"].as_str().unwrap();
+    orders.notice("lease.revoked.v1", lease_id, SOON).await;
     // What is left is sent at the end.
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));
 
     let spans = collector.spans();
-    let command = spans.iter().find(|span| span.name == "request").unwrap();
+    let about = |span: &&Span, what: &str| format!("{:?}", span.attributes).contains(what);
+    let of = |id: &str| spans.iter().find(|span| about(span, &format!("{id:?}")));
+    let command = of("traced").unwrap();
+    assert_eq!(command.name, "request");
     assert_eq!(command.trace_id, TRACE.to_be_bytes());
     assert_eq!(command.parent_span_id, PARENT.to_be_bytes());
     for (name, times) in [
@@ -135,13 +165,25 @@ async fn what_is_done_for_a_request_belongs_to_its_trace() {
         assert_eq!(within.count(), times, "{name}: {spans:?}");
     }
     let attributes = format!("{:?}", command.attributes);
-    for told in [
-        "traced",
-        "orders-svc",
-        issued.data()["lease_id"].as_str().unwrap(),
-    ] {
+    for told in ["traced", "orders-svc", lease_id] {
         assert!(attributes.contains(told), "{told}: {attributes}");
     }
+    assert_eq!(of("unsampled"), None);
+    for (number, traceparent) in hostile.iter().enumerate() {
+        let span = of(&format!("hostile{number}")).unwrap();
+        assert!(span.parent_span_id.is_empty(), "{traceparent}");
+        assert_ne!(span.trace_id, command.trace_id);
+    }
+    // Nobody asked for the end; it names the request all the same.
+    let end = spans.iter().find(|span| {
+        span.name == "expire"
+            && about(span, lease_id)
+            && span
+                .links
+                .iter()
+                .any(|link| link.trace_id == command.trace_id)
+    });
+    assert_ne!(end.unwrap().trace_id, command.trace_id);
     let password = secret["password"].as_str().unwrap();
     assert!(collector.bodies().iter().all(|body| !has(body, password)));
     assert!(collector.bodies().iter().any(|body| has(body, &site.name)));
@@ -157,13 +199,23 @@ async fn a_collector_that_is_away_keeps_nobody_waiting() {
     worker.ready().await;
     let orders = site.client("orders-svc").await;
     orders.issued("app-role", None).await;
+    let lost = "the collector takes no traces; they are lost";
     eventually("it is told", SOON, async || {
-        worker
-            .log()
-            .contains("the collector takes no traces; they are lost")
-            .then_some(())
+        worker.log().contains(lost).then_some(())
     })
     .await;
+    worker.terminate();
+    assert_eq!(worker.exit(SOON).await.code(), Some(0));
+    assert_eq!(worker.log().matches(lost).count(), 1, "{}", worker.log());
+
+    // The next one takes what is sent, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut worker = site.worker_at("info", &[(VARIABLE, &url)]);
+    worker.ready().await;
+    orders.issued("app-role", None).await;
+    let _conversation = silent.accept().await.unwrap();
+    orders.issued("app-role", None).await;
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));
 }

@@ -1,5 +1,6 @@
 locals {
-  alerts = yamldecode(file("${path.module}/files/alerts.yaml"))
+  alerts         = yamldecode(file("${path.module}/files/alerts.yaml"))
+  scales_to_zero = try(var.scaling.min_replicas, 1) == 0
 
   monitoring = [
     for object in [
@@ -30,7 +31,7 @@ locals {
                     annotations = merge(rule.annotations, {
                       for key, url in { runbook_url = var.monitoring.runbook_url } : key => "${url}#${lower(rule.alert)}" if url != null
                     })
-                  })
+                  }) if rule.alert != "KeycardNoWorker" || !local.scales_to_zero
                 ]
               }
             ]

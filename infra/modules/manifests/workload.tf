@@ -112,7 +112,12 @@ locals {
       apiVersion = "policy/v1"
       kind       = "PodDisruptionBudget"
       metadata   = local.metadata
-      spec       = { maxUnavailable = 1, selector = { matchLabels = local.worker_labels } }
+      spec = {
+        maxUnavailable = 1
+        selector       = { matchLabels = local.worker_labels }
+        # A database that is away leaves no worker ready: that must not keep nodes from being drained.
+        unhealthyPodEvictionPolicy = "AlwaysAllow"
+      }
     },
     {
       apiVersion = "v1"

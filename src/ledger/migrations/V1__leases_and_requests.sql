@@ -65,6 +65,7 @@ CREATE TABLE keycard.requests (
 );
 
 CREATE INDEX requests_open ON keycard.requests (lease) WHERE answer IS NULL;
+CREATE INDEX requests_traced ON keycard.requests (lease) WHERE traceparent IS NOT NULL;
 CREATE INDEX requests_unpublished ON keycard.requests (answered_at)
     WHERE answer IS NOT NULL AND published_at IS NULL;
 CREATE INDEX requests_recorded ON keycard.requests (recorded_at);

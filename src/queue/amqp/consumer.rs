@@ -92,7 +92,7 @@ impl LaneConsumer {
                 error!(
                     queue.name = queue_of(self.lane),
                     error = failure.error.problem,
-                    "A message cannot be read as AMQP; the broker delivers it again until its \
+                    "a message cannot be read as AMQP; the broker delivers it again until its \
                      delivery limit moves it to the dead letters"
                 );
                 UNREADABLE_PAUSE
@@ -226,7 +226,7 @@ impl LaneConsumer {
             _handed_out: self.handed_out.token(),
         };
         if envelope.is_swept_out {
-            warn!("The dead letters are full: the oldest one was dropped for a newer one");
+            warn!("the dead letters are full: the oldest one was dropped for a newer one");
             Box::new(receipt).ack().await;
             return true;
         }

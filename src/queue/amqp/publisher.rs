@@ -170,10 +170,10 @@ impl Publisher {
     async fn mend(&self, line: &Line) {
         if let Ok(_alone) = self.mending.try_lock() {
             match topology::declare(&self.broker, &line.connection).await {
-                Ok(()) => warn!("An exchange or queue of keycard's was missing and is back, empty"),
+                Ok(()) => warn!("an exchange or queue of keycard's was missing and is back, empty"),
                 Err(error) => warn!(
                     error = error.to_string(),
-                    "An exchange or queue of keycard's is missing"
+                    "an exchange or queue of keycard's is missing"
                 ),
             }
         }

@@ -66,14 +66,14 @@ impl Replier {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(
                 event.id = message.id,
-                requester = message.to.as_str(),
+                request.by = message.to.as_str(),
                 error = error.to_string(),
-                "A direct reply was not sent"
+                "a direct reply was not sent"
             ),
             Err(_) => debug!(
                 event.id = message.id,
-                requester = message.to.as_str(),
-                "A direct reply was not sent in time"
+                request.by = message.to.as_str(),
+                "a direct reply was not sent in time"
             ),
         }
     }
@@ -112,9 +112,9 @@ impl Replier {
             Err(error) => {
                 if matches!(hard_error(&error), Some((AMQPHardError::INTERNALERROR, _))) {
                     warn!(
-                        requester = message.to.as_str(),
+                        request.by = message.to.as_str(),
                         penalty_seconds = PENALTY.as_secs(),
-                        "A requester's forged reply address has broken the connection for direct \
+                        "a requester's forged reply address has broken the connection for direct \
                          replies; it gets none for a while"
                     );
                     if state.penalised.len() < PENALISED_MAX {

@@ -151,7 +151,7 @@ impl Session {
         error!(
             message.id = id,
             queue.name = self.stream.name(),
-            "A message was handed out {DELIVERIES_MAX} times and never acknowledged; it is a dead \
+            "a message was handed out {DELIVERIES_MAX} times and never acknowledged; it is a dead \
              letter now"
         );
         let reason = format!("handed out {DELIVERIES_MAX} times and never acknowledged");

@@ -117,7 +117,7 @@ impl Upkeep {
                 let granted = grantees(&transaction, function).await?;
                 for name in granted.difference(callers) {
                     info!(
-                        role = name,
+                        postgres.role = name,
                         function, "takes EXECUTE from a role that is not configured"
                     );
                     // Writing to a String cannot fail.
@@ -149,7 +149,7 @@ impl Upkeep {
         let missing: BTreeSet<_> = self.services.difference(&services).cloned().collect();
         for name in missing.difference(&self.missing) {
             warn!(
-                requester = name,
+                postgres.role = name,
                 "a requester or operator of the configuration is no role in the queue's database, \
                  and cannot ask for anything; create it, and within a minute it may"
             );

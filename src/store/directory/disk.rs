@@ -6,10 +6,16 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::SEGMENT_BYTES_MAX;
-use crate::fault::Disposition;
+use crate::store::FailureKind;
 
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+
+const FULL: [io::ErrorKind; 2] = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+const FORBIDDEN: [io::ErrorKind; 2] = [
+    io::ErrorKind::PermissionDenied,
+    io::ErrorKind::ReadOnlyFilesystem,
+];
 
 /// Why a change failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,31 +44,38 @@ pub(super) enum Trouble {
 }
 
 impl Trouble {
-    pub(super) fn disposition(&self) -> Disposition {
+    pub(super) fn kind(&self) -> FailureKind {
         match self {
-            Self::Locator | Self::Taken => Disposition::Reject,
-            Self::Io { error, .. } if error.kind() == io::ErrorKind::InvalidFilename => {
-                Disposition::Reject
+            Self::Locator | Self::Taken => FailureKind::Refused,
+            Self::Io { error, .. } => {
+                let kind = error.kind();
+                if kind == io::ErrorKind::InvalidFilename {
+                    FailureKind::Refused
+                } else if FULL.contains(&kind) {
+                    FailureKind::Full
+                } else if FORBIDDEN.contains(&kind) {
+                    FailureKind::Denied
+                } else {
+                    FailureKind::Unavailable
+                }
             }
-            Self::InTheWay { .. } | Self::Open { .. } | Self::Io { .. } | Self::Interrupted => {
-                Disposition::Retry
-            }
+            Self::Open { .. } => FailureKind::Denied,
+            Self::InTheWay { .. } | Self::Interrupted => FailureKind::Unavailable,
         }
     }
 }
 
 /// What an operator can do about it.
 fn advice(error: &io::Error) -> &'static str {
-    use io::ErrorKind;
     let kind = error.kind();
-    if [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&kind) {
+    if FULL.contains(&kind) {
         "; free some space there"
-    } else if [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem].contains(&kind) {
+    } else if FORBIDDEN.contains(&kind) {
         "; make it writable for keycard's user"
     } else if [
-        ErrorKind::AlreadyExists,
-        ErrorKind::NotADirectory,
-        ErrorKind::NotFound,
+        io::ErrorKind::AlreadyExists,
+        io::ErrorKind::NotADirectory,
+        io::ErrorKind::NotFound,
     ]
     .contains(&kind)
     {
@@ -157,17 +170,17 @@ mod tests {
     #[test]
     fn errors_say_which_path_and_what_to_do() {
         // ENOSPC, EIO, EACCES, ENAMETOOLONG, EEXIST of Linux.
-        for (number, text, disposition) in [
-            (28, "free some space", Disposition::Retry),
-            (5, "secrets/x", Disposition::Retry),
-            (13, "writable for keycard's user", Disposition::Retry),
-            (36, "secrets/x", Disposition::Reject),
-            (17, "check that path", Disposition::Retry),
+        for (number, text, kind) in [
+            (28, "free some space", FailureKind::Full),
+            (5, "secrets/x", FailureKind::Unavailable),
+            (13, "writable for keycard's user", FailureKind::Denied),
+            (36, "secrets/x", FailureKind::Refused),
+            (17, "check that path", FailureKind::Unavailable),
         ] {
             let error = io::Error::from_raw_os_error(number);
             let trouble = io::<()>("write", Path::new("secrets/x"), Err(error)).unwrap_err();
             assert!(trouble.to_string().contains(text), "{trouble}");
-            assert_eq!(trouble.disposition(), disposition);
+            assert_eq!(trouble.kind(), kind);
         }
     }
 }

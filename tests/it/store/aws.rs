@@ -105,7 +105,7 @@ async fn what_may_not_be_looked_at_is_not_absent() {
             .problem
             .contains("secretsmanager:ListSecrets: AccessDenied")
     );
-    assert_eq!(error.disposition, Disposition::Retry);
+    assert_eq!(error.disposition(), Disposition::Retry);
     fake.fail_next_of(Operation::DescribeSecret, 1, denied);
     let error = store.describe(&locator("app")).await.unwrap_err();
     assert!(
@@ -158,7 +158,7 @@ async fn values_that_aws_does_not_take_never_reach_it() {
     for value in ["", &"canary".repeat(10_923)] {
         let refused = put(&store(&fake), &locator("app"), uuid_v7(), value).await;
         let refused = refused.unwrap_err();
-        assert_eq!(refused.disposition, Disposition::Reject);
+        assert_eq!(refused.disposition(), Disposition::Reject);
         assert!(!refused.to_string().contains("canary"));
     }
     assert_eq!(fake.count(Operation::CreateSecret), 0);
@@ -203,7 +203,7 @@ async fn configuration_passwords_are_read_by_name_and_by_arn() {
     let read = read_secret(&environment, &plain.locator).await.unwrap();
     assert_eq!(read.expose_secret(), "as it is");
     let missing = read_secret(&environment, "nothing").await.unwrap_err();
-    assert_eq!(missing.disposition, Disposition::Retry);
+    assert_eq!(missing.disposition(), Disposition::Retry);
     assert!(
         missing
             .to_string()

@@ -48,7 +48,7 @@ async fn what_may_pass_is_retried() {
         failures(Fault::LostReply, &fourth),
     );
     for error in [server, proxy, throttled, lost].iter().flatten() {
-        assert_eq!(error.disposition, Disposition::Retry, "{error}");
+        assert_eq!(error.disposition(), Disposition::Retry, "{error}");
         assert!(!error.to_string().contains(CANARY));
     }
     for fake in [first, second, third, fourth] {
@@ -73,7 +73,7 @@ async fn refusals_are_told_apart_by_their_code_and_tried_once() {
         fake.fail_next(1, Fault::Refuse(code));
         let refused = put(&store(&fake), &locator("app"), uuid_v7(), CANARY).await;
         let refused = refused.unwrap_err();
-        assert_eq!(refused.disposition, disposition, "{refused}");
+        assert_eq!(refused.disposition(), disposition, "{refused}");
         let told = format!("secretsmanager:CreateSecret: {code}: ");
         assert!(refused.problem.starts_with(&told), "{refused}");
         assert!(refused.problem.contains("(request "), "{refused}");
@@ -141,7 +141,7 @@ async fn a_name_being_deleted_can_be_used_later() {
     put(&store, &locator, uuid_v7(), "value").await.unwrap();
     store.delete(&locator).await.unwrap();
     let refused = put(&store, &locator, uuid_v7(), "value").await.unwrap_err();
-    assert_eq!(refused.disposition, Disposition::Retry, "{refused}");
+    assert_eq!(refused.disposition(), Disposition::Retry, "{refused}");
     assert!(refused.problem.contains("scheduled for deletion"));
     fake.set_deletion_takes(Duration::ZERO);
     put(&store, &locator, uuid_v7(), "value").await.unwrap();
@@ -164,11 +164,11 @@ async fn without_server_or_credentials_it_is_retried() {
     let error = put(&without_credentials, &locator, uuid_v7(), CANARY)
         .await
         .unwrap_err();
-    assert_eq!(error.disposition, Disposition::Retry, "{error}");
+    assert_eq!(error.disposition(), Disposition::Retry, "{error}");
     assert_eq!(fake.count(Operation::CreateSecret), 0);
     drop(fake);
     let error = unreachable.delete(&locator).await.unwrap_err();
-    assert_eq!(error.disposition, Disposition::Retry, "{error}");
+    assert_eq!(error.disposition(), Disposition::Retry, "{error}");
     assert!(error.problem.contains("refused"), "{error}");
 }
 

@@ -145,7 +145,7 @@ async fn hostile_locators_are_refused() {
             store.describe(hostile).await.map(|_| ()),
         ] {
             let refused = refused.unwrap_err();
-            assert_eq!(refused.disposition, Disposition::Reject, "{hostile:?}");
+            assert_eq!(refused.disposition(), Disposition::Reject, "{hostile:?}");
         }
     }
     assert_eq!(everything_below(&root), Vec::<PathBuf>::new());
@@ -163,7 +163,7 @@ async fn symbolic_links_are_not_followed() {
     let refused = put(&store, "app/new", uuid_v7(), "value")
         .await
         .unwrap_err();
-    assert_eq!(refused.disposition, Disposition::Retry);
+    assert_eq!(refused.disposition(), Disposition::Retry);
     assert!(refused.problem.contains("in the way"), "{refused}");
     store.delete("app/lease").await.unwrap_err();
 
@@ -229,7 +229,7 @@ async fn a_root_that_has_gone_is_a_passing_trouble() {
     let refused = put(&store, "app/lease", uuid_v7(), "value")
         .await
         .unwrap_err();
-    assert_eq!(refused.disposition, Disposition::Retry);
+    assert_eq!(refused.disposition(), Disposition::Retry);
     assert!(refused.problem.contains(".lock"), "{refused}");
 }
 
@@ -238,9 +238,9 @@ async fn a_root_that_has_gone_is_no_empty_store() {
     let (_directory, root, store) = store();
     fs::remove_dir_all(&root).unwrap();
     let listed = store.list("keycard").try_collect::<Vec<_>>().await;
-    assert_eq!(listed.unwrap_err().disposition, Disposition::Retry);
+    assert_eq!(listed.unwrap_err().disposition(), Disposition::Retry);
     let described = store.describe("keycard/app/lease").await;
-    assert_eq!(described.unwrap_err().disposition, Disposition::Retry);
+    assert_eq!(described.unwrap_err().disposition(), Disposition::Retry);
 }
 
 /// Links, other people's files, and what a put that died has left.

@@ -116,6 +116,15 @@ run "scaled_to_zero_by_keda" {
     condition     = [for m in output.manifests : contains(keys(m.spec), "replicas") if m.kind == "Deployment"] == [false]
     error_message = "A release would undo what KEDA has scaled."
   }
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [
+        !contains([for r in m.spec.groups[0].rules : r.alert], "KeycardNoWorker"),
+        contains([for r in m.spec.groups[0].rules : r.alert], "KeycardNotSwept"),
+      ] if m.kind == "PrometheusRule"
+    ]))
+    error_message = "Having no worker is usual, having none for hours is not."
+  }
 }
 
 run "one_worker_at_least_needs_no_cron" {
@@ -127,6 +136,10 @@ run "one_worker_at_least_needs_no_cron" {
   assert {
     condition     = [for m in output.manifests : [m.spec.minReplicaCount, length(m.spec.triggers)] if m.kind == "ScaledObject"] == [[1, 3]]
     error_message = "One worker runs always."
+  }
+  assert {
+    condition     = [for m in output.manifests : contains([for r in m.spec.groups[0].rules : r.alert], "KeycardNoWorker") if m.kind == "PrometheusRule"] == [true]
+    error_message = "Having no worker is worth a page."
   }
 }
 
