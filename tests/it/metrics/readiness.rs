@@ -85,8 +85,8 @@ async fn what_a_worker_does_not_reach_is_named_until_it_does() {
 }
 
 mod amqp {
-    use super::{address_of, becomes_ready, lines};
-    use crate::metrics::VARIABLE;
+    use super::{address_of, becomes_ready, is, lines, until};
+    use crate::metrics::{VARIABLE, samples};
     use crate::support::gate::Gate;
     use crate::support::site::Site;
 
@@ -106,7 +106,10 @@ mod amqp {
         })
         .await;
         assert!(lines(address, "/livez").await.0);
+        // Prometheus is told at once: no worker is there yet that would look.
+        assert!(is(0.0)(samples(address).await["keycard_queue_up"]));
         gate.open();
         becomes_ready(address).await;
+        until(address, "keycard_queue_up", is(1.0)).await;
     }
 }
