@@ -119,10 +119,7 @@ mod tests {
                 "https://a@b?canary=1",
                 "names no host, or more than host, port and path",
             ),
-            (
-                "https://a@b:canary",
-                "names no host, or more than host, port and path",
-            ),
+            ("https://a@b:canary", "has an invalid port"),
             ("https://a@b:0", "has an invalid port"),
             (
                 "amqps://canary@b",
