@@ -127,6 +127,8 @@ impl Image {
             .args([self.user(), self.entry_point(), "--config"])
             .arg(&site.config)
             .args(arguments)
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("DB_ADMIN_PASSWORD", "admin");
         command
     }
@@ -255,14 +257,25 @@ async fn a_worker_in_the_image_finds_its_database_by_name_and_issues_over_tls() 
         .await
         .unwrap();
     let listed = Output::of(&mut reaching(list(), IN_DNS, Some(&ca)));
-    assert!(
-        listed.stdout.contains(text("username")),
-        "{listed:?}",
-        listed = listed.stderr
-    );
+    let is_listed = listed.stdout.contains(text("username"));
+    assert!(is_listed, "{}", listed.stderr);
 
-    let child = format!("/proc/{0}/task/{0}/children", worker.id());
-    let keycard = fs::read_to_string(child).unwrap().trim().to_owned();
+    let keycard = child_of(worker.id());
+    is_process_one(&keycard);
+    let stopped = Command::new("kill").args(["-TERM", &keycard]).status();
+    assert!(stopped.unwrap().success());
+    assert_eq!(worker.exit(SOON).await.code(), Some(0));
+    assert!(worker.log().contains("keycard has stopped"));
+}
+
+/// The process id of the only child of another.
+fn child_of(process: u32) -> String {
+    let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+    children.unwrap().trim().to_owned()
+}
+
+/// As which user keycard runs, with which rights, and on which root.
+fn is_process_one(keycard: &str) {
     let of_it = |file: &str| fs::read_to_string(format!("/proc/{keycard}/{file}")).unwrap();
     let status = of_it("status");
     for line in [
@@ -275,23 +288,11 @@ async fn a_worker_in_the_image_finds_its_database_by_name_and_issues_over_tls() 
     let ids = status.lines().find(|line| line.starts_with("NSpid:"));
     assert!(ids.unwrap().ends_with("\t1"), "{status}");
     let mounts = of_it("mountinfo");
-    let of_root = mounts
-        .lines()
-        .find(|line| line.split(' ').nth(4) == Some("/"));
-    assert!(
-        of_root
-            .unwrap()
-            .split(' ')
-            .nth(5)
-            .unwrap()
-            .starts_with("ro,"),
-        "{mounts}"
-    );
-
-    let stopped = Command::new("kill").args(["-TERM", &keycard]).status();
-    assert!(stopped.unwrap().success());
-    assert_eq!(worker.exit(SOON).await.code(), Some(0));
-    assert!(worker.log().contains("keycard has stopped"));
+    let mut roots = mounts.lines().map(|line| line.split(' ').skip(4));
+    let root = roots.find_map(|mut fields| (fields.next() == Some("/")).then(|| fields.next()));
+    assert!(root.unwrap().unwrap().starts_with("ro,"), "{mounts}");
+    // It has started itself again, with room for what senders nest.
+    assert!(of_it("environ").contains("RUST_MIN_STACK="));
 }
 
 /// A DNS server that knows one name, as 127.0.0.1. A resolver only asks port 53, so the address is
