@@ -83,6 +83,25 @@ pub trait Requesting: Send + Sync {
 /// The operation of [`Requesting::ask`] from when on the command may be under way.
 pub const ANSWER: &str = "get an answer";
 
+/// How long a try at asking waits for the answer. Then the command is sent again, and the same id
+/// gets the same answer.
+const TRY: Duration = Duration::from_secs(10);
+
+/// How often a command is sent before nobody is found to answer.
+const TRIES: u32 = 3;
+
+/// Nobody has answered in all the tries.
+fn unanswered() -> QueueError {
+    let seconds = TRY.as_secs() * u64::from(TRIES);
+    QueueError {
+        operation: ANSWER,
+        problem: format!(
+            "none came within {seconds} s; is a worker running? The same command may be sent again"
+        ),
+        disposition: Disposition::Retry,
+    }
+}
+
 /// The dead letters, as an operator handles them with a user of their own.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {

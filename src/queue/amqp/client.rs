@@ -1,8 +1,6 @@
 //! A service's side of the broker, for the command line: publishes one command and waits for the
 //! direct reply. Every service can do the same with any AMQP library.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions};
@@ -11,20 +9,13 @@ use lapin::{BasicProperties, Connection};
 use tokio::time::timeout;
 
 use super::Settings;
-use super::connection::{Broker, Part, later};
+use super::connection::{Broker, Part};
 use super::message::CONTENT_TYPE;
 use super::topology::queue_of;
-use crate::queue::{ANSWER, Lane, QueueError, Requesting};
+use crate::queue::{ANSWER, Lane, QueueError, Requesting, TRIES, TRY, unanswered};
 
 /// The pseudo-queue that direct replies arrive on.
 const DIRECT_REPLIES: &str = "amq.rabbitmq.reply-to";
-
-/// How long a try waits for the reply. Replies are sent at most once, so the command is published
-/// again after that: the same id gets the same answer.
-const TRY: Duration = Duration::from_secs(10);
-
-/// How often the command is published before nobody is found to answer.
-const TRIES: u32 = 3;
 
 /// A service, as its user of the broker's.
 pub struct Client {
@@ -49,6 +40,7 @@ impl Requesting for Client {
     async fn ask(&self, lane: Lane, command: &[u8]) -> Result<Vec<u8>, QueueError> {
         let connection = self.broker.open("client").await?;
         let user = self.broker.user();
+        // Replies are sent at most once.
         for _ in 0..TRIES {
             match timeout(TRY, ask_once(&connection, user, lane, command)).await {
                 Ok(Ok(Some(answer))) => return Ok(answer),
@@ -56,14 +48,7 @@ impl Requesting for Client {
                 Ok(Err(error)) => return Err(self.broker.refused(ANSWER, &error)),
             }
         }
-        let seconds = TRY.as_secs() * u64::from(TRIES);
-        Err(later(
-            ANSWER,
-            format!(
-                "none came within {seconds} s; is a worker running? The same command may be sent \
-                 again"
-            ),
-        ))
+        Err(unanswered())
     }
 }
 

@@ -2,7 +2,6 @@
 //! `PostgreSQL` client: call `keycard.send`, then read `keycard.results`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
@@ -16,14 +15,9 @@ use crate::clock;
 use crate::fault::Disposition;
 use crate::ledger::Endpoint;
 use crate::login;
-use crate::queue::{ANSWER, DeadLetter, DeadLetters, Lane, QueueError, Requesting};
-
-/// How long a try waits for the answer; after that the command is sent again, and the same id gets
-/// the same answer.
-const TRY: Duration = Duration::from_secs(10);
-
-/// How often the command is sent before nobody is found to answer.
-const TRIES: u32 = 3;
+use crate::queue::{
+    ANSWER, DeadLetter, DeadLetters, Lane, QueueError, Requesting, TRIES, TRY, unanswered,
+};
 
 /// A service or an operator, as its role in the queue's database.
 pub struct Client {
@@ -169,14 +163,7 @@ impl Requesting for Client {
                 return answer;
             }
         }
-        Err(later(
-            ANSWER,
-            format!(
-                "no answer came within {} s; is a worker running? The same command may be sent \
-                 again",
-                TRY.as_secs() * u64::from(TRIES)
-            ),
-        ))
+        Err(unanswered())
     }
 }
 
