@@ -70,6 +70,7 @@ verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at eve
 		done
 		run env KEYCARD_TEST_QUEUE=$$queue cargo test --locked --no-fail-fast --test it -- --ignored crash_matrix::
 	done
+	run cargo test --locked --test it -- --ignored support::
 	run env PROPTEST_CASES=5000 cargo test --locked --test it -- properties::
 	run infra/image/check.sh
 	run make --no-print-directory soak

@@ -27,10 +27,6 @@ impl Site {
         })
         .await
     }
-
-    async fn superuser(&self, statements: &str) {
-        self.sql().await.batch_execute(statements).await.unwrap();
-    }
 }
 
 fn column<'a>(rows: &'a [Value], name: &str) -> Vec<&'a str> {

@@ -17,13 +17,7 @@ async fn site_with_ledger() -> Site {
 
 async fn superuser(site: &Site, statements: &str) {
     let statements = statements.replace("KEYCARD", &site.admin);
-    site.sql().await.batch_execute(&statements).await.unwrap();
-}
-
-fn rewrite(site: &Site, from: &str, to: &str) {
-    let text = fs::read_to_string(&site.config).unwrap();
-    assert!(text.contains(from), "{from}");
-    fs::write(&site.config, text.replace(from, to)).unwrap();
+    site.superuser(&statements).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,8 +120,7 @@ async fn a_copied_ledger_ends_nothing() {
     .await;
 
     let original = fs::read_to_string(&site.config).unwrap();
-    rewrite(
-        &site,
+    site.rewrite(
         &format!("/{}\"\nusername", site.dbname),
         &format!("/{copy}\"\nusername"),
     );
@@ -143,8 +136,7 @@ async fn a_copied_ledger_ends_nothing() {
     );
 
     fs::write(&site.config, original).unwrap();
-    rewrite(
-        &site,
+    site.rewrite(
         &format!("installation = \"{}\"", site.name),
         "installation = \"other\"",
     );
@@ -241,13 +233,12 @@ async fn the_script_needs_no_superuser_from_version_16_on() {
         ))
         .await
         .unwrap();
-    rewrite(
-        &site,
+    site.rewrite(
         &format!("/{}\"\nusername", site.dbname),
         &format!("/{dbname}\"\nusername"),
     );
-    rewrite(&site, &site.admin, &admin);
-    rewrite(&site, &site.group, &group);
+    site.rewrite(&site.admin, &admin);
+    site.rewrite(&site.group, &group);
     let script = site.keycard(&["setup-sql", "--database", "app"]).stdout;
     for _ in 0..2 {
         database.batch_execute(&script).await.unwrap();

@@ -117,8 +117,7 @@ impl Guest {
     /// What a superuser does; `USERNAME` stands for the login.
     async fn superuser(&self, statements: &str) {
         let statements = statements.replace("USERNAME", &self.username);
-        let superuser = self.site.sql().await;
-        superuser.batch_execute(&statements).await.unwrap();
+        self.site.superuser(&statements).await;
     }
 
     /// Whether the login is in Postgres.
@@ -149,11 +148,7 @@ impl Guest {
 
     /// The lease as an operator sees it.
     fn shown(&self) -> Value {
-        let shown = self
-            .site
-            .keycard(&["lease", "show", &self.lease_id, "--output", "json"]);
-        assert!(shown.status.success(), "{}", shown.stderr);
-        serde_json::from_str(&shown.stdout).unwrap()
+        self.site.shown(&self.lease_id)
     }
 
     /// Waits until a revocation has failed, and returns why.

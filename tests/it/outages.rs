@@ -4,7 +4,7 @@ mod amqp;
 
 use std::time::Duration;
 
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 use crate::support::audit::{Secrets, all_is_well};
@@ -13,7 +13,7 @@ use crate::support::eventually;
 use crate::support::gate::Gate;
 use crate::support::queues::Queues;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::own_postgres;
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, StoreKind, Wishes};
 use crate::support::steady::Steady;
@@ -32,8 +32,7 @@ const ANSWERED_SECONDS: u64 = 90;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_crashes_in_the_middle_of_a_run() {
-    let postgres = block_in_place(|| Postgres::start(postgres_version(), &[], None));
-    let postgres: &'static Postgres = Box::leak(Box::new(postgres));
+    let postgres = own_postgres(&[]);
     let site = Site::new(Wishes {
         postgres,
         ..Wishes::default()

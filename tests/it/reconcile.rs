@@ -1,9 +1,9 @@
 //! Somebody else's hand in logins, ledger and secrets, and what keycard makes of it.
 
 mod secrets;
+mod tampered;
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use keycard::clock::uuid_v7;
 use keycard::store::SecretStore;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::client::{Client, SOON};
 use crate::support::eventually;
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::{own_postgres, postgres_version};
 use crate::support::site::{Site, Wishes};
 
 /// A lease as the `issued` event told it.
@@ -42,26 +42,14 @@ impl Lease {
     }
 }
 
-/// A server without neighbours, whose logins would be look-alikes.
-fn own_postgres() -> &'static Postgres {
-    Box::leak(Box::new(Postgres::start(postgres_version(), &[], None)))
-}
-
 /// Closes a lease in the ledger alone, so that its login and its secret are left.
 async fn close_by_hand(site: &Site, lease_id: &str) {
     let (_, uuid) = lease_id.rsplit_once('.').unwrap();
-    superuser(
-        site,
-        &format!(
-            "UPDATE keycard.leases SET state = 'closed', cause = 'requested',
+    site.superuser(&format!(
+        "UPDATE keycard.leases SET state = 'closed', cause = 'requested',
                  revoked_at = clock_timestamp(), wake_at = NULL WHERE id = '{uuid}'"
-        ),
-    )
+    ))
     .await;
-}
-
-async fn superuser(site: &Site, statement: &str) {
-    site.sql().await.batch_execute(statement).await.unwrap();
 }
 
 async fn state(site: &Site, lease: &Lease) -> String {
@@ -116,215 +104,11 @@ async fn put_secret(site: &Site, installation: Option<&str>) -> String {
     locator
 }
 
-/// Everything that keycard could have changed.
-async fn everything(site: &Site) -> Vec<String> {
-    let rows = site
-        .sql()
-        .await
-        .query(
-            "SELECT rolname || ' ' || oid || ' ' || rolcanlogin || coalesce(rolvaliduntil::text, '')
-             FROM pg_roles
-             UNION ALL SELECT l::text FROM keycard.leases l ORDER BY 1",
-            &[],
-        )
-        .await
-        .unwrap();
-    let rows = rows.iter().map(|row| row.get(0));
-    let files = site.secret_files();
-    let mut files: Vec<String> = files
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    files.sort_unstable();
-    rows.chain(files).collect()
-}
-
-/// A site in which somebody has tampered with everything, while no worker was there.
-struct Tampered {
-    orders: Client,
-    site: Site,
-    /// Nobody has touched it.
-    kept: Lease,
-    /// Its login was dropped.
-    missing: Lease,
-    /// It was closed in the ledger alone, with a session open.
-    left: Lease,
-    /// So was this, and its login owns a table.
-    owner: Lease,
-    /// It is closed, and another role has taken its login's name.
-    reborn: Lease,
-    sessions: [tokio_postgres::Client; 2],
-    /// Secrets of another installation and of nobody.
-    foreign: [String; 2],
-    /// A secret of this installation whose lease the ledger does not know.
-    unproven: String,
-}
-
-impl Tampered {
-    async fn new() -> Self {
-        let site = Site::new(Wishes {
-            postgres: own_postgres(),
-            ..Wishes::default()
-        })
-        .await;
-        let mut worker = site.worker().await;
-        let orders = site.client("orders-svc").await;
-        let tampered = Self {
-            kept: Lease::new(&orders).await,
-            missing: Lease::new(&orders).await,
-            left: Lease::new(&orders).await,
-            owner: Lease::new(&orders).await,
-            reborn: Lease::new(&orders).await,
-            sessions: [site.sql().await, site.sql().await],
-            foreign: [
-                put_secret(&site, Some("another-installation")).await,
-                put_secret(&site, None).await,
-            ],
-            unproven: String::new(),
-            orders,
-            site,
-        };
-        let revoked = tampered.orders.revoke(&tampered.reborn.id).await;
-        tampered.orders.answer(&revoked).await;
-        worker.kill();
-        assert_eq!(reconcile(&tampered.site, &[]), (Some(0), vec![]));
-        tampered.tamper().await
-    }
-
-    async fn tamper(mut self) -> Self {
-        let (site, left, owner) = (&self.site, &self.left, &self.owner);
-        let grant = format!("GRANT CREATE ON SCHEMA public TO {}", site.group);
-        superuser(site, &grant).await;
-        self.sessions = [
-            site.login(&left.username, &left.password).await.unwrap(),
-            site.login(&owner.username, &owner.password).await.unwrap(),
-        ];
-        let own = "CREATE TABLE public.mine ()";
-        self.sessions[1].batch_execute(own).await.unwrap();
-        close_by_hand(site, &left.id).await;
-        close_by_hand(site, &owner.id).await;
-        let roles = format!(
-            "DROP ROLE {}; CREATE ROLE {} LOGIN PASSWORD 'other'; CREATE ROLE kc_lookalike LOGIN",
-            self.missing.username, self.reborn.username
-        );
-        superuser(site, &roles).await;
-        self.unproven = put_secret(site, Some(&site.name)).await;
-        self
-    }
-
-    /// What is found, with what becomes of the lease without login, the login and the secret that
-    /// were left, and those of the login that owns something.
-    fn found(&self, became: [&str; 5]) -> Vec<(String, String, String)> {
-        let [missing, left, left_secret, owner, owner_secret] = became;
-        expected(vec![
-            ("login_missing", missing, &self.missing.username),
-            ("login_left", left, &self.left.username),
-            ("login_left", owner, &self.owner.username),
-            ("login_unproven", "reported", &self.reborn.username),
-            ("login_unproven", "reported", "kc_lookalike"),
-            ("secret_left", left_secret, &self.left.locator()),
-            ("secret_left", owner_secret, &self.owner.locator()),
-            ("secret_unproven", "reported", &self.unproven),
-        ])
-    }
-
-    fn would(&self) -> Vec<(String, String, String)> {
-        let (drop, delete) = ("would_drop", "would_delete");
-        self.found(["would_close", drop, delete, drop, delete])
-    }
-
-    /// What nobody proves stays as it is.
-    async fn assert_nothing_foreign_was_touched(&self) {
-        let site = &self.site;
-        site.login(&self.reborn.username, "other").await.unwrap();
-        assert!(exists(site, "kc_lookalike").await);
-        for locator in self.foreign.iter().chain([&self.unproven]) {
-            let value = fs::read_to_string(site.secrets.join(locator)).unwrap();
-            assert_eq!(value, "precious");
-        }
-        let kept = &self.kept;
-        site.login(&kept.username, &kept.password).await.unwrap();
-        assert_eq!(state(site, kept).await, "active");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn looking_finds_what_differs_and_changes_nothing() {
-    let tampered = Tampered::new().await;
-    let site = &tampered.site;
-    let before = everything(site).await;
-    assert_eq!(reconcile(site, &[]), (Some(4), tampered.would()));
-    let table = site.keycard(&["reconcile"]).stdout;
-    let line = table
-        .lines()
-        .find(|line| line.starts_with("login_missing"))
-        .unwrap();
-    for cell in [
-        "would close",
-        &tampered.missing.username,
-        &tampered.missing.id,
-    ] {
-        assert!(line.contains(cell), "{table}");
-    }
-
-    // Only one keycard at a time carries anything out.
-    let other = site.sql().await;
-    other
-        .batch_execute("SELECT pg_advisory_lock(x'7265636f6e63696c'::bigint)")
-        .await
-        .unwrap();
-    let refused = site.keycard(&["reconcile", "--apply"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let said = &refused.stderr;
-    assert!(said.contains("another keycard"), "{said}");
-    assert_eq!(reconcile(site, &[]), (Some(4), tampered.would()));
-    assert_eq!(everything(site).await, before);
-    drop(other);
-    tampered.assert_nothing_foreign_was_touched().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_ledger_proves_is_carried_out_and_the_rest_reported() {
-    let tampered = Tampered::new().await;
-    let (site, orders) = (&tampered.site, &tampered.orders);
-    let (missing, left, owner) = (&tampered.missing, &tampered.left, &tampered.owner);
-    let (code, applied) = reconcile(site, &["--apply"]);
-    let later = "unfinished";
-    let became = ["closed", "dropped", "deleted", later, later];
-    assert_eq!(applied, tampered.found(became));
-    assert_eq!(code, Some(4));
-    for lease in [missing, left] {
-        assert_eq!(state(site, lease).await, "closed");
-        assert!(!exists(site, &lease.username).await);
-        assert!(!site.secrets.join(lease.locator()).exists());
-    }
-    for session in &tampered.sessions {
-        assert!(session.simple_query("SELECT 1").await.is_err());
-    }
-    assert_eq!(state(site, owner).await, "revoking");
-    assert!(site.login(&owner.username, &owner.password).await.is_err());
-    let told = orders.notice("lease.revoked.v1", &missing.id, SOON).await;
-    assert_eq!(told.data()["cause"], "missing");
-    let told = orders.notice("lease.revoked.v1", &left.id, SOON).await;
-    assert_eq!(told.data()["sessions_terminated"], 1);
-    tampered.assert_nothing_foreign_was_touched().await;
-
-    // Once a person has judged what was reported, all agree.
-    let judged = format!(
-        "DROP ROLE kc_lookalike; DROP ROLE {}",
-        tampered.reborn.username
-    );
-    superuser(site, &judged).await;
-    fs::remove_file(site.secrets.join(&tampered.unproven)).unwrap();
-    assert_eq!(reconcile(site, &["--apply"]), (Some(0), vec![]));
-    let agreed = site.keycard(&["reconcile"]);
-    assert_eq!(agreed.stdout, "Ledgers, logins and secrets agree.\n");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
     let site = Site::new(Wishes {
-        postgres: own_postgres(),
+        // The neighbours' logins would be look-alikes.
+        postgres: own_postgres(&[]),
         reconcile_interval: "1s",
         ..Wishes::default()
     })
@@ -340,9 +124,11 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
     }
     let foreign = put_secret(&site, Some("another-installation")).await;
     let lookalike = format!("kc_like_{}", site.name);
-    superuser(&site, &format!("CREATE ROLE {lookalike} LOGIN")).await;
+    site.superuser(&format!("CREATE ROLE {lookalike} LOGIN"))
+        .await;
     let names: Vec<&str> = missing.iter().map(|lease| &*lease.username).collect();
-    superuser(&site, &format!("DROP ROLE {}", names.join(", "))).await;
+    site.superuser(&format!("DROP ROLE {}", names.join(", ")))
+        .await;
     close_by_hand(&site, &left.id).await;
 
     for lease in &missing {
@@ -375,7 +161,7 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
     told.sort_unstable();
     told.dedup();
     assert_eq!((told.len(), number), (13, 13));
-    superuser(&site, &format!("DROP ROLE {lookalike}")).await;
+    site.superuser(&format!("DROP ROLE {lookalike}")).await;
 }
 
 /// Two ledgers of one installation in one cluster, where every role is seen from both databases.

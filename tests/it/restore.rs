@@ -2,6 +2,7 @@
 
 mod adopting;
 mod copies;
+mod dumps;
 mod rewound;
 
 use std::fs;
@@ -62,21 +63,14 @@ fn postgres_with_tools() -> &'static Postgres {
     keep(Postgres::start(15, &[], None))
 }
 
-fn rewrite(site: &Site, from: &str, to: &str) {
-    let text = fs::read_to_string(&site.config).unwrap();
-    assert!(text.contains(from), "{from}");
-    fs::write(&site.config, text.replace(from, to)).unwrap();
-}
-
 /// Has a site's only database be another one, of another site's making.
 fn lead_to(site: &mut Site, dbname: &str, maker: &Site) {
-    rewrite(
-        site,
+    site.rewrite(
         &format!("/{}\"\nusername", site.dbname),
         &format!("/{dbname}\"\nusername"),
     );
-    rewrite(site, &site.admin, &maker.admin);
-    rewrite(site, &site.group, &maker.group);
+    site.rewrite(&site.admin, &maker.admin);
+    site.rewrite(&site.group, &maker.group);
     dbname.clone_into(&mut site.dbname);
     maker.admin.clone_into(&mut site.admin);
     maker.group.clone_into(&mut site.group);
@@ -96,10 +90,6 @@ async fn explain_and_adopt(site: &Site, more: &[&str]) -> String {
     let adopted = adopt(site, &[more, &["--yes"]].concat());
     assert!(adopted.status.success(), "{}", adopted.stderr);
     explained.stdout
-}
-
-async fn superuser(site: &Site, statements: &str) {
-    site.sql().await.batch_execute(statements).await.unwrap();
 }
 
 /// The decisions that the audit has on a lease, or on none.

@@ -96,12 +96,7 @@ impl Guest {
 
     async fn superuser(&self, statement: &str) {
         let statement = statement.replace("USERNAME", &self.username);
-        self.site
-            .sql()
-            .await
-            .batch_execute(&statement)
-            .await
-            .unwrap();
+        self.site.superuser(&statement).await;
     }
 
     /// What a superuser reads; `USERNAME` stands for the login.
@@ -123,11 +118,7 @@ impl Guest {
 
     /// The lease as an operator sees it.
     fn shown(&self) -> Value {
-        let shown = self
-            .site
-            .keycard(&["lease", "show", &self.lease_id, "--output", "json"]);
-        assert!(shown.status.success(), "{}", shown.stderr);
-        serde_json::from_str(&shown.stdout).unwrap()
+        self.site.shown(&self.lease_id)
     }
 
     async fn until_shown(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {

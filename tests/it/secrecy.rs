@@ -7,7 +7,7 @@ use serde_json::Value;
 use self::trace::Trace;
 use crate::support::client::{Client, SOON};
 use crate::support::eventually;
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::own_postgres;
 use crate::support::site::{Site, Wishes};
 
 /// Every row of every table of the ledger.
@@ -89,11 +89,7 @@ async fn a_password_is_found_nowhere_but_in_the_store() {
         ("log_min_duration_statement", "0"),
         ("log_min_error_statement", "debug5"),
     ];
-    let postgres = Box::leak(Box::new(Postgres::start(
-        postgres_version(),
-        &settings,
-        None,
-    )));
+    let postgres = own_postgres(&settings);
     let statements = r#"
 [roles.custom]
 database = "app"

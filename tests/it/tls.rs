@@ -2,103 +2,33 @@
 
 mod amqp;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-use tokio::task::block_in_place;
-
 use crate::services::with_python;
+use crate::support::authority::{Authority, trusted, trusted_rabbitmq};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::process::{Output, Worker};
-use crate::support::servers::{Postgres, RabbitMq, Tls, postgres_version, shared_postgres};
+use crate::support::servers::{Postgres, postgres_version, shared_postgres};
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
 
-/// A private authority, and what it has signed.
-pub struct Authority {
-    directory: TempDir,
-}
-
-impl Authority {
-    /// One that has signed a certificate for these hosts.
-    pub fn for_hosts(hosts: &[&str]) -> Self {
-        // What a static holds is not removed at the end: it stays below target/.
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        // As two authorities of the same name would be taken for one.
-        let name = format!("authority {}", keycard::clock::uuid_v7());
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let own = params.self_signed(&key).unwrap();
-        let issuer = Issuer::new(params, key);
-        let names: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
-        let server_key = KeyPair::generate().unwrap();
-        let server = CertificateParams::new(names).unwrap();
-        let server = server.signed_by(&server_key, &issuer).unwrap();
-        for (name, pem) in [
-            ("ca.pem", own.pem()),
-            ("server.pem", server.pem()),
-            ("server.key", server_key.serialize_pem()),
-        ] {
-            std::fs::write(directory.path().join(name), pem).unwrap();
-        }
-        Self { directory }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    pub fn certificate(&self) -> PathBuf {
-        self.file("ca.pem")
-    }
-
-    pub fn start<T>(&self, start: impl FnOnce(&Tls<'_>) -> T) -> T {
-        let (certificate, key) = (self.file("server.pem"), self.file("server.key"));
-        let authority = self.certificate();
-        block_in_place(|| {
-            start(&Tls {
-                certificate: &certificate,
-                key: &key,
-                authority: &authority,
-            })
-        })
-    }
-}
-
-/// A database that speaks TLS, and who vouches for it and for the broker.
-struct Trusted {
-    authority: Authority,
-    postgres: Postgres,
-}
-
-fn trusted() -> &'static Trusted {
-    static SHARED: OnceLock<Trusted> = OnceLock::new();
+/// A database that speaks TLS.
+fn trusted_postgres() -> &'static Postgres {
+    static SHARED: OnceLock<Postgres> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let authority = Authority::for_hosts(&["127.0.0.1", "localhost"]);
         let version = postgres_version();
-        Trusted {
-            postgres: authority.start(|tls| Postgres::start(version, &[], Some(tls))),
-            authority,
-        }
+        trusted().start(|tls| Postgres::start(version, &[], Some(tls)))
     })
 }
 
 /// A broker that speaks TLS, if this run is about brokers.
 fn trusted_queue() -> QueueKind {
     match QueueKind::default() {
-        QueueKind::Amqp(_) => QueueKind::Amqp(trusted_broker()),
+        QueueKind::Amqp(_) => QueueKind::Amqp(trusted_rabbitmq()),
         QueueKind::Postgres => QueueKind::Postgres,
     }
-}
-
-fn trusted_broker() -> &'static RabbitMq {
-    static SHARED: OnceLock<RabbitMq> = OnceLock::new();
-    SHARED.get_or_init(|| trusted().authority.start(|tls| RabbitMq::start(Some(tls))))
 }
 
 /// A site on these servers, and how a worker reaches them by TLS.
@@ -188,9 +118,8 @@ impl Secured {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_is_issued_over_tls_with_an_authority_of_ones_own() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
+    let ca = trusted().certificate();
+    let secured = Secured::new(trusted_postgres(), trusted_queue(), &ca).await;
     let worker = secured.worker();
     worker.ready().await;
     let site = &secured.site;
@@ -223,9 +152,8 @@ async fn a_credential_is_issued_over_tls_with_an_authority_of_ones_own() {
 /// libpq takes the authority from its own variable.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_speaks_tls_with_an_authority_of_ones_own() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
+    let ca = trusted().certificate();
+    let secured = Secured::new(trusted_postgres(), trusted_queue(), &ca).await;
     let worker = secured.worker();
     worker.ready().await;
     let site = &secured.site;
@@ -256,9 +184,8 @@ async fn a_command_speaks_tls_with_an_authority_of_ones_own() {
 /// The short service as well looks whom it gives its password.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_service_verifies_its_database() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let secured = Secured::new(&servers.postgres, QueueKind::Postgres, &ca).await;
+    let ca = trusted().certificate();
+    let secured = Secured::new(trusted_postgres(), QueueKind::Postgres, &ca).await;
     let worker = secured.worker();
     worker.ready().await;
     let site = &secured.site;
@@ -277,9 +204,8 @@ async fn the_embedded_service_verifies_its_database() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_of_an_unknown_authority_is_not_spoken_to() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let mut secured = Secured::new(&servers.postgres, trusted_queue(), &ca).await;
+    let ca = trusted().certificate();
+    let mut secured = Secured::new(trusted_postgres(), trusted_queue(), &ca).await;
     let stranger = Authority::for_hosts(&["127.0.0.1"]);
     let other = stranger.certificate();
     secured.set("KEYCARD_DATABASES__APP__CA_FILE", other.to_str().unwrap());
@@ -305,7 +231,7 @@ async fn a_database_with_the_certificate_of_another_host_is_not_spoken_to() {
     let ca = elsewhere.certificate();
     let mut secured = Secured::new(postgres, trusted_queue(), &ca).await;
     if let QueueKind::Amqp(_) = secured.site.queue {
-        let broker_ca = trusted().authority.certificate();
+        let broker_ca = trusted().certificate();
         secured.set("KEYCARD_QUEUE__CA_FILE", broker_ca.to_str().unwrap());
     }
     secured
@@ -319,8 +245,7 @@ async fn a_database_with_the_certificate_of_another_host_is_not_spoken_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_tls_is_not_spoken_to_when_tls_is_wanted() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
+    let ca = trusted().certificate();
     let postgres = shared_postgres();
     let secured = Secured::new(postgres, trusted_queue(), &ca).await;
     secured

@@ -14,12 +14,12 @@ use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::authority::Authority;
 use crate::support::client::SOON;
 use crate::support::process::{Output, Worker};
 use crate::support::servers::{Postgres, postgres_version};
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
-use crate::tls::Authority;
 
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Named by the READMEs and the examples of infra/.

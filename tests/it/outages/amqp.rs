@@ -1,10 +1,9 @@
 //! Outages that only a broker can have. With the queue in Postgres, those of Postgres are the
 //! queue's as well.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
 use super::{ANSWERED_SECONDS, run};
@@ -13,22 +12,13 @@ use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::gate::Gate;
 use crate::support::secrets_manager::FakeSecretsManager;
-use crate::support::servers::RabbitMq;
+use crate::support::servers::harmed_rabbitmq;
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, StoreKind, Wishes};
 
-/// The broker that tests may harm, one after the other.
-fn own_broker() -> (&'static RabbitMq, &'static tokio::sync::Mutex<()>) {
-    static BROKER: OnceLock<RabbitMq> = OnceLock::new();
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let broker = block_in_place(|| BROKER.get_or_init(|| RabbitMq::start(None)));
-    (broker, &TURN)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_crashes_in_the_middle_of_a_run() {
-    let (rabbitmq, turn) = own_broker();
-    let _turn = turn.lock().await;
+    let (rabbitmq, _turn) = harmed_rabbitmq().await;
     let site = Site::new(Wishes {
         queue: QueueKind::Amqp(rabbitmq),
         ..Wishes::default()
@@ -50,8 +40,7 @@ async fn rabbitmq_crashes_in_the_middle_of_a_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_runs_out_of_memory_in_the_middle_of_a_run() {
     const ALARM: Duration = Duration::from_secs(12);
-    let (rabbitmq, turn) = own_broker();
-    let _turn = turn.lock().await;
+    let (rabbitmq, _turn) = harmed_rabbitmq().await;
     let fake = FakeSecretsManager::start();
     let site = Site::new(Wishes {
         queue: QueueKind::Amqp(rabbitmq),

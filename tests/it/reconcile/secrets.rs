@@ -6,7 +6,7 @@ use keycard::clock::uuid_v7;
 use keycard::store::SecretStore as _;
 use secrecy::SecretString;
 
-use super::{close_by_hand, expected, own_postgres, reconcile, superuser};
+use super::{close_by_hand, expected, own_postgres, reconcile};
 use crate::store::aws::store;
 use crate::support::client::SOON;
 use crate::support::eventually;
@@ -19,7 +19,7 @@ async fn secrets_are_believed_when_they_are_looked_at_and_not_when_they_are_list
     fake.set_page(2);
     let site = Site::new(Wishes {
         store: StoreKind::Aws(fake.url()),
-        postgres: own_postgres(),
+        postgres: own_postgres(&[]),
         ..Wishes::default()
     })
     .await;
@@ -61,14 +61,11 @@ async fn secrets_are_believed_when_they_are_looked_at_and_not_when_they_are_list
 
     close_by_hand(&site, left).await;
     let (_, uuid) = unknown.rsplit_once('.').unwrap();
-    superuser(
-        &site,
-        &format!(
-            "DROP ROLE {left_login}; DROP ROLE {unknown_login}; DROP ROLE {};
+    site.superuser(&format!(
+        "DROP ROLE {left_login}; DROP ROLE {unknown_login}; DROP ROLE {};
              DELETE FROM keycard.leases WHERE id = '{uuid}'",
-            missing.1
-        ),
-    )
+        missing.1
+    ))
     .await;
 
     // Logins are compared though secrets cannot be; and nothing follows from that for secrets.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::{Lease, adopt, rewrite, superuser};
+use super::{Lease, adopt};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
@@ -64,26 +64,21 @@ async fn whoever_adopts_is_told_what_is_wrong_and_what_to_do() {
     );
 
     // Names may hold dots: leases of "app.eu" are not those of "app".
-    superuser(
-        &site,
+    site.superuser(
         "UPDATE keycard.leases SET locators[1] = replace(locators[1], '/app.', '/app.eu.');
          UPDATE keycard.ledger SET system_identifier = system_identifier + 1",
     )
     .await;
     says(&site, &["--moved", "--yes"], 1, &["name it \"app.eu\""]);
-    superuser(
-        &site,
+    site.superuser(
         "UPDATE keycard.leases SET locators[1] = replace(locators[1], '/app.eu.', '/app.');
          UPDATE keycard.ledger SET system_identifier = system_identifier - 1",
     )
     .await;
 
     // An adoption touches no secrets, so it can do without the store.
-    superuser(
-        &site,
-        "UPDATE keycard.ledger SET installation = 'the-original'",
-    )
-    .await;
+    site.superuser("UPDATE keycard.ledger SET installation = 'the-original'")
+        .await;
     fake.fail_next_of(Operation::DescribeSecret, 1, denied);
     let explained = ["installation \"the-original\"", why, "Nothing was changed"];
     says(&site, &[], 0, &explained);
@@ -97,7 +92,7 @@ async fn whoever_adopts_is_told_what_is_wrong_and_what_to_do() {
     );
     assert_eq!(site.count(&login).await, 1);
 
-    rewrite(&site, &format!(":{}/", site.postgres.port), ":1/");
+    site.rewrite(&format!(":{}/", site.postgres.port), ":1/");
     says(
         &site,
         &["--yes"],
@@ -127,7 +122,7 @@ async fn another_store_ends_not_even_a_few_leases() {
         "[store]\nkind = \"directory\"\npath = {:?}\n",
         site.path().join("another")
     ));
-    superuser(&site, RESTARTED).await;
+    site.superuser(RESTARTED).await;
     let worker = site.worker().await;
     let still = async |worker: &crate::support::process::Worker| {
         let told = || worker.log().matches("too many secrets are gone").count();
@@ -176,16 +171,13 @@ async fn what_differs_waits_while_revocations_are_frozen() {
     let closed = Lease::new(&orders).await;
     worker.kill();
     fs::remove_file(&bereft.secret).unwrap();
-    superuser(
-        &site,
-        &format!(
-            "DROP ROLE {};
+    site.superuser(&format!(
+        "DROP ROLE {};
              UPDATE keycard.leases SET state = 'closed', cause = 'requested', wake_at = NULL,
                  revoked_at = clock_timestamp() WHERE username = '{}';
              {RESTARTED}",
-            missing.username, closed.username
-        ),
-    )
+        missing.username, closed.username
+    ))
     .await;
     assert!(site.keycard(&["freeze"]).status.success());
 

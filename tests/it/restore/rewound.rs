@@ -3,10 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Lease, adopt, keep, postgres_with_tools, rewrite, superuser};
+use super::{Lease, adopt, keep, postgres_with_tools};
 use crate::support::client::SOON;
 use crate::support::eventually;
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::{Postgres, own_postgres};
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
 
@@ -49,7 +49,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
          UPDATE keycard.leases SET state = 'issuing', wake_at = clock_timestamp() + '10 s',
              held_until = clock_timestamp() + '10 s' WHERE id = '{uuid}'"
     );
-    superuser(&site, &undelivered).await;
+    site.superuser(&undelivered).await;
     site.sql()
         .await
         .batch_execute("SELECT pg_create_restore_point('before')")
@@ -57,7 +57,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
         .unwrap();
     let delivered = "UPDATE keycard.leases SET state = 'active', held_until = NULL
                      WHERE state = 'issuing'";
-    superuser(&site, delivered).await;
+    site.superuser(delivered).await;
     revoked.revoke(&orders).await;
     assert!(!revoked.has_secret() && !revoked.can_log_in(&site).await);
     let lost = Lease::with_ttl(&orders, Some(SOON_OVER)).await;
@@ -67,7 +67,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
 
     let port = format!(":{}/", original.port);
     site.postgres = keep(backup.recover_to("before"));
-    rewrite(&site, &port, &format!(":{}/", site.postgres.port));
+    site.rewrite(&port, &format!(":{}/", site.postgres.port));
     assert!(revoked.can_log_in(&site).await, "it is not back");
     let orders = site.client("orders-svc").await;
     let _worker = site.worker().await;
@@ -115,8 +115,7 @@ async fn a_promoted_standby_ends_what_the_primary_issued() {
     let primary = postgres_with_tools();
     let mut site = site_on(primary).await;
     let standby = keep(primary.backup().follow());
-    rewrite(
-        &site,
+    site.rewrite(
         &format!("{}:{}/", primary.host, primary.port),
         &format!(
             "{}:{},{}:{}/",
@@ -167,7 +166,7 @@ async fn a_promoted_standby_ends_what_the_primary_issued() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_has_lost_its_secrets_ends_nothing_until_an_operator_says_so() {
-    let postgres = keep(Postgres::start(postgres_version(), &[], None));
+    let postgres = own_postgres(&[]);
     let site = site_on(postgres).await;
     let worker = site.worker().await;
     let orders = site.client("orders-svc").await;

@@ -1,10 +1,8 @@
 //! Logins that would rather stay, or leave something behind that goes on with their rights.
 
-use tokio::task::block_in_place;
-
 use super::objects::{Elsewhere, MAY_CREATE, role};
 use super::*;
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::own_postgres;
 
 /// What runs with its owner's rights, for everybody, and reads what only the group may.
 const OPEN_DOORS: &str = "
@@ -94,8 +92,7 @@ async fn an_open_change_of_a_login_is_a_failure_that_is_seen() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_change_of_itself_keeps_no_login() {
     let settings = [("max_prepared_transactions", "5")];
-    let postgres = block_in_place(|| Postgres::start(postgres_version(), &settings, None));
-    let postgres: &'static Postgres = Box::leak(Box::new(postgres));
+    let postgres = own_postgres(&settings);
     let guest = Guest::of(
         Wishes {
             postgres,

@@ -1,9 +1,7 @@
 //! What depends on a login when its lease ends, other than sessions: it goes, or it is reported.
 
-use tokio::task::block_in_place;
-
 use super::*;
-use crate::support::servers::{Postgres, postgres_version};
+use crate::support::servers::own_postgres;
 
 /// As much as a group lets its logins make.
 pub(super) const MAY_CREATE: &str = "GRANT CREATE, USAGE ON SCHEMA public TO GROUP;
@@ -318,8 +316,7 @@ impl Friend {
 #[tokio::test(flavor = "multi_thread")]
 async fn prepared_transactions_of_a_login_are_rolled_back_wherever_they_are() {
     let settings = [("max_prepared_transactions", "5")];
-    let postgres = block_in_place(|| Postgres::start(postgres_version(), &settings, None));
-    let postgres: &'static Postgres = Box::leak(Box::new(postgres));
+    let postgres = own_postgres(&settings);
     let site = || Wishes {
         postgres,
         ..role("")

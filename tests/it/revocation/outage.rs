@@ -1,9 +1,9 @@
 //! A database that was away while leases fell due.
 
-use tokio::task::{block_in_place, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 use super::*;
-use crate::support::servers::{Postgres, postgres_version, shared_rabbitmq};
+use crate::support::servers::{own_postgres, shared_rabbitmq};
 use crate::support::services::QueueKind;
 
 const LEASES: usize = 300;
@@ -12,8 +12,7 @@ const LEASES: usize = 300;
 /// that.
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_that_fell_due_during_an_outage_end_after_it_beside_new_requests() {
-    let postgres = block_in_place(|| Postgres::start(postgres_version(), &[], None));
-    let postgres: &'static Postgres = Box::leak(Box::new(postgres));
+    let postgres = own_postgres(&[]);
     let site = Site::new(Wishes {
         postgres,
         // What is asked for during the outage needs a queue that is there.

@@ -46,7 +46,10 @@ impl Drop for Gate {
 async fn lead(listener: TcpListener, (host, port): (String, u16)) {
     loop {
         let (mut near, _) = listener.accept().await.unwrap();
-        let mut far = TcpStream::connect((host.as_str(), port)).await.unwrap();
+        // What the server refuses while it is away, this ends.
+        let Ok(mut far) = TcpStream::connect((host.as_str(), port)).await else {
+            continue;
+        };
         tokio::spawn(async move {
             // An error is an end like any other.
             let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;

@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod audit;
+pub mod authority;
 pub mod broker;
 pub mod client;
 pub mod gate;

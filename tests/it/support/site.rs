@@ -1,6 +1,7 @@
 //! A place of its own for each test: queue, database, store, configuration and workers.
 
-use std::fmt::Write as _;
+mod configuration;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
+use self::configuration::environment;
 use super::client::Client;
 use super::process::{Output, Worker};
 use super::servers::{Postgres, shared_postgres, shared_rabbitmq};
@@ -113,69 +115,6 @@ impl Site {
         site
     }
 
-    fn configuration(&self, wishes: &Wishes) -> String {
-        let mut text = format!(
-            r#"
-installation = "{name}"
-operators = ["platform-ops"]
-
-[databases.app]
-connection_url = "postgresql://{{{{username}}}}:{{{{password}}}}@{host}:{port}/{dbname}"
-username = "{admin}"
-password = {{ env = "DB_ADMIN_PASSWORD" }}
-allowed_roles = ["*"]
-
-[roles.app-role]
-database = "app"
-requesters = {requesters:?}
-{role}{queue}
-[worker]
-sweep_interval = "{sweep_interval}"
-reconcile_interval = "{reconcile_interval}"
-"#,
-            name = self.name,
-            host = self.postgres.host,
-            port = self.postgres.port,
-            dbname = self.dbname,
-            admin = self.admin,
-            requesters = wishes.requesters,
-            role = self.role(&wishes.role),
-            queue = self.queue_section(),
-            sweep_interval = wishes.sweep_interval,
-            reconcile_interval = wishes.reconcile_interval,
-        );
-        match &wishes.store {
-            // The default, beside the configuration.
-            StoreKind::Directory => {}
-            StoreKind::Aws(_) => {
-                let _ = write!(
-                    text,
-                    "[store]\nkind = \"aws-secrets-manager\"\nprefix = \"keycard\"\n"
-                );
-            }
-        }
-        text.push_str(&wishes.sections.replace("GROUP", &self.group));
-        text
-    }
-
-    /// Groups and times, unless the test says otherwise.
-    fn role(&self, wished: &str) -> String {
-        let mut lines = String::new();
-        for (key, value) in [
-            ("default_ttl", "\"1h\"".to_owned()),
-            ("max_ttl", "\"24h\"".to_owned()),
-            ("min_ttl", "\"1s\"".to_owned()),
-        ] {
-            if !wished.contains(key) {
-                let _ = writeln!(lines, "{key} = {value}");
-            }
-        }
-        if !wished.contains("creation_statements") && !wished.contains("groups") {
-            let _ = writeln!(lines, "groups = [\"{}\"]", self.group);
-        }
-        lines + &wished.replace("GROUP", &self.group) + "\n"
-    }
-
     async fn prepare_database(&self) {
         let server = self.sql_in("postgres").await;
         // A zone other than UTC, so that no time is right by accident.
@@ -226,6 +165,13 @@ reconcile_interval = "{reconcile_interval}"
         fs::write(&self.config, text + &more).unwrap();
     }
 
+    /// Replaces a text of the configuration, which has to be there.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "{from}");
+        fs::write(&self.config, text.replace(from, to)).unwrap();
+    }
+
     /// Adds a further database: then it has to be said which one holds the queue.
     pub fn configure_database(&self, sections: &str) {
         self.configure(sections);
@@ -270,6 +216,11 @@ requesters = ["orders-svc"]
         self.connect(dbname, &self.postgres.superuser, &self.postgres.password)
             .await
             .unwrap()
+    }
+
+    /// Runs statements as a superuser in the site's database.
+    pub async fn superuser(&self, statements: &str) {
+        self.sql().await.batch_execute(statements).await.unwrap();
     }
 
     /// Anybody's connection to the site's database.
@@ -365,6 +316,13 @@ requesters = ["orders-svc"]
         Output::of(&mut self.command(arguments))
     }
 
+    /// A lease as an operator sees it.
+    pub fn shown(&self, lease_id: &str) -> Value {
+        let shown = self.keycard(&["lease", "show", lease_id, "--output", "json"]);
+        assert!(shown.status.success(), "{}", shown.stderr);
+        serde_json::from_str(&shown.stdout).unwrap()
+    }
+
     /// Where a test may put files of its own; they go with the site.
     pub fn path(&self) -> &Path {
         self.directory.path()
@@ -381,25 +339,6 @@ requesters = ["orders-svc"]
             .envs(self.environment.iter().map(|(key, value)| (key, value)));
         command
     }
-}
-
-fn environment(store: &StoreKind) -> Vec<(String, String)> {
-    let mut variables = vec![
-        ("DB_ADMIN_PASSWORD".to_owned(), "admin".to_owned()),
-        ("BROKER_PASSWORD".to_owned(), "kc-worker".to_owned()),
-    ];
-    if let StoreKind::Aws(url) = store {
-        for (key, value) in [
-            ("AWS_ENDPOINT_URL_SECRETS_MANAGER", url.as_str()),
-            ("AWS_REGION", "eu-central-1"),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
-        ] {
-            variables.push((key.to_owned(), value.to_owned()));
-        }
-    }
-    variables
 }
 
 fn files(directory: &Path) -> Vec<PathBuf> {

@@ -1,6 +1,7 @@
 //! A broker that is not who it should be.
 
-use super::{Authority, Secured, trusted, trusted_broker};
+use super::{Secured, trusted_postgres};
+use crate::support::authority::{Authority, trusted, trusted_rabbitmq};
 use crate::support::process::Output;
 use crate::support::servers::shared_rabbitmq;
 use crate::support::services::QueueKind;
@@ -13,9 +14,9 @@ async fn misses_its_broker(secured: &Secured, words: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_of_an_unknown_authority_is_not_spoken_to() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let mut secured = Secured::new(&servers.postgres, QueueKind::Amqp(trusted_broker()), &ca).await;
+    let ca = trusted().certificate();
+    let mut secured =
+        Secured::new(trusted_postgres(), QueueKind::Amqp(trusted_rabbitmq()), &ca).await;
     let stranger = Authority::for_hosts(&["127.0.0.1"]);
     let other = stranger.certificate();
     secured.set("KEYCARD_QUEUE__CA_FILE", other.to_str().unwrap());
@@ -24,20 +25,18 @@ async fn a_broker_of_an_unknown_authority_is_not_spoken_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_tls_is_not_spoken_to_when_tls_is_wanted() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
+    let ca = trusted().certificate();
     let queue = QueueKind::Amqp(shared_rabbitmq());
-    let secured = Secured::new(&servers.postgres, queue, &ca).await;
+    let secured = Secured::new(trusted_postgres(), queue, &ca).await;
     misses_its_broker(&secured, &["RabbitMQ is out of reach", "corrupt message"]).await;
 }
 
 /// The doctor gives an administrator's password to nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_management_api_is_asked_only_with_the_authority_of_ones_own() {
-    let servers = trusted();
-    let ca = servers.authority.certificate();
-    let broker = trusted_broker();
-    let secured = Secured::new(&servers.postgres, QueueKind::Amqp(broker), &ca).await;
+    let ca = trusted().certificate();
+    let broker = trusted_rabbitmq();
+    let secured = Secured::new(trusted_postgres(), QueueKind::Amqp(broker), &ca).await;
     let stranger = Authority::for_hosts(&["127.0.0.1"]);
     let url = format!(
         "https://{}@127.0.0.1:{}",

@@ -16,26 +16,24 @@ use tokio::time::timeout;
 
 use super::{OWN_USER, PASSWORD, Vhost};
 use crate::queue::conformance::{
-    Backend, Command, DEADLINE, ack, assert_silent, next, requester, result_for,
+    Backend, Command, DEADLINE, SILENCE, ack, assert_silent, next, requester, result_for,
 };
-use crate::support::servers::RabbitMq;
+use crate::support::gate::Gate;
+use crate::support::servers::harmed_rabbitmq;
 use crate::support::{eventually, raw};
-
-/// A broker to break. It ends with its test process.
-fn private_vhost() -> Vhost {
-    let broker = block_in_place(|| RabbitMq::start(None));
-    Vhost::of(Box::leak(Box::new(broker)))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_broker_loses_nothing() {
-    let vhost = private_vhost();
-    let server = &vhost.broker.server;
-    block_in_place(|| server.kill());
+    let (broker, _turn) = harmed_rabbitmq().await;
+    let vhost = Vhost::of(broker);
+    let server = &broker.server;
     // Nor does it matter who is there first.
-    let settings = vhost.settings();
-    let connecting = tokio::spawn(keycard::queue::amqp::AmqpQueue::connect(settings));
-    block_in_place(|| server.start_again());
+    let mut gate = Gate::closed(&broker.host, broker.port);
+    let mut settings = vhost.settings();
+    settings.uri.authority.port = gate.port;
+    let mut connecting = tokio::spawn(keycard::queue::amqp::AmqpQueue::connect(settings));
+    assert!(timeout(SILENCE, &mut connecting).await.is_err());
+    gate.open();
     let worker = timeout(DEADLINE, connecting)
         .await
         .unwrap()
@@ -88,7 +86,8 @@ async fn a_restart_of_the_broker_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_memory_alarm_blocks_publishing_only_and_only_while_it_lasts() {
-    let vhost = private_vhost();
+    let (broker, _turn) = harmed_rabbitmq().await;
+    let vhost = Vhost::of(broker);
     let worker = vhost.queue().await;
     let mut requests = worker.consume(Lane::Requests);
     for body in ["1", "2"] {

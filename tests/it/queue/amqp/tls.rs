@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex, Once};
 use keycard::queue::amqp::AmqpQueue;
 use keycard::queue::{Lane, Queue};
 use lapin::uri::AMQPScheme;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::task::block_in_place;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Vhost, connect};
 use crate::queue::conformance::{Backend, Command, ack, next};
+use crate::support::authority::{Authority, trusted, trusted_rabbitmq};
 use crate::support::eventually;
-use crate::support::servers::{RabbitMq, Tls};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -44,19 +43,6 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut parameters = CertificateParams::default();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap()
-}
-
-fn write(directory: &Path, name: &str, pem: &str) -> std::path::PathBuf {
-    let path = directory.join(name);
-    std::fs::write(&path, pem).unwrap();
-    path
-}
-
 /// As the binary does.
 pub fn use_one_crypto_provider() {
     static PROVIDER: Once = Once::new();
@@ -70,25 +56,7 @@ pub fn use_one_crypto_provider() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_authority_is_trusted_and_no_other() {
     use_one_crypto_provider();
-    let directory = tempfile::tempdir().unwrap();
-    let (right, wrong) = (authority("right"), authority("wrong"));
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(["localhost".to_owned()])
-        .unwrap()
-        .signed_by(&key, &right)
-        .unwrap();
-    let certificate = write(directory.path(), "tls.crt", &certificate.pem());
-    let key = write(directory.path(), "tls.key", &key.serialize_pem());
-    let right = write(directory.path(), "right.crt", &right.pem());
-    let wrong = write(directory.path(), "wrong.crt", &wrong.pem());
-    let broker = block_in_place(|| {
-        RabbitMq::start(Some(&Tls {
-            certificate: &certificate,
-            key: &key,
-            authority: &right,
-        }))
-    });
-    let vhost = Vhost::of(Box::leak(Box::new(broker)));
+    let vhost = Vhost::of(block_in_place(trusted_rabbitmq));
     let settings = |ca_file: &Path| {
         let mut settings = vhost.settings();
         settings.uri.scheme = AMQPScheme::AMQPS;
@@ -98,7 +66,7 @@ async fn a_private_authority_is_trusted_and_no_other() {
         settings
     };
 
-    let worker = connect(settings(&right)).await.unwrap();
+    let worker = connect(settings(&trusted().certificate())).await.unwrap();
     let mut requests = worker.consume(Lane::Requests);
     vhost
         .send("orders", Lane::Requests, Command::new("1"))
@@ -110,7 +78,9 @@ async fn a_private_authority_is_trusted_and_no_other() {
         .with_writer(log.clone())
         .with_ansi(false)
         .finish();
-    let refused = settings(&wrong);
+    // Its file goes with it.
+    let stranger = Authority::for_hosts(&["localhost"]);
+    let refused = settings(&stranger.certificate());
     let said = log.clone();
     let connecting = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
