@@ -217,8 +217,10 @@ impl Worker {
     fn note(&self, database: &str, error: &LedgerError) {
         match error.disposition() {
             Disposition::Fatal => {
-                tracing::error!(%error, "the worker cannot go on");
-                self.fatal.get_or_init(|| error.to_string());
+                // All that is in hand may come upon it.
+                if self.fatal.set(error.to_string()).is_ok() {
+                    tracing::error!(%error, "the worker cannot go on");
+                }
                 self.stop.cancel();
             }
             Disposition::Retry | Disposition::Reject => {
