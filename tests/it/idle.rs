@@ -136,7 +136,8 @@ async fn a_run_ends_though_requests_keep_coming() {
     for _ in 0..WAITING {
         first.push(orders.request("app-role", None).await);
     }
-    let mut run = draining(&site, "run", &[]);
+    // Few in hand, so that they leave the sweep a connection on a slow machine, too.
+    let mut run = draining(&site, "run", &[("KEYCARD_QUEUE__PREFETCH", "4")]);
     let mut sent = WAITING;
     let status = eventually("the run ends", 2 * SOON, async || {
         let ended = run.try_exit();
