@@ -86,7 +86,7 @@ pub struct Decided {
     pub stored: Option<StoredLease>,
     /// The password just set, where one was.
     pub password: Option<SecretString>,
-    /// The answers just recorded, for [`Effect::Answer`].
+    /// The answers just recorded, for [`Effect::Answer`](crate::lease::Effect::Answer).
     pub answers: Vec<Recorded>,
     /// The ledger's clock, on which every time in the decision is.
     pub now: Timestamp,

@@ -114,16 +114,19 @@ class Server:
 
     def run(self, *command):
         """Runs a tool as the server's user to its end; its output."""
-        result = subprocess.run(
-            ["setpriv", *self.identity(), "--", *map(str, command)],
-            cwd=self.directory,
-            env=self.clean_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            check=False,
-        )
+        try:
+            result = subprocess.run(
+                ["setpriv", *self.identity(), "--", *map(str, command)],
+                cwd=self.directory,
+                env=self.clean_environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=START_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as timeout:
+            raise Failure(f"{command[0]} did not end in {START_SECONDS} s") from timeout
         if result.returncode:
             raise Failure(f"{command[0]} failed: {result.stdout}{result.stderr}")
         return result.stdout
