@@ -74,7 +74,7 @@ verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at eve
 	run env PROPTEST_CASES=5000 cargo test --locked --test it -- properties::
 	run infra/image/check.sh
 	run make --no-print-directory soak
-	run cargo test --locked --test it -- --ignored infra::
+	run cargo test --locked --test it -- --ignored infra::amqp
 	run infra/check.sh tools
 	run env KEYCARD=target/debug/keycard infra/check.sh all # last, as it says what it could not check
 	awk -f tests/summary.awk target/verify.log || status=1
