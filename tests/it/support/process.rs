@@ -106,6 +106,10 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What libfaketime, which shifts clocks, leaves of a process that was killed.
+        for left in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = fs::remove_file(format!("/dev/shm/{left}{}", self.child.id()));
+        }
         if std::thread::panicking() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
