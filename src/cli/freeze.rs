@@ -53,7 +53,7 @@ async fn each(
     if failures.is_empty() {
         Ok(())
     } else {
-        failures.push("do it again when every database can be reached".to_owned());
+        failures.push("do it again when that is mended".to_owned());
         Err(Failure::Failed(failures.join("\n")))
     }
 }

@@ -73,7 +73,7 @@ pub struct Arguments {
 enum Command {
     /// Serve: issue, renew, revoke and expire until SIGTERM.
     #[command(
-        after_help = "Example:\n  keycard --config /etc/keycard/keycard.toml worker",
+        after_help = "Example:\n  keycard --config /etc/keycard/keycard.toml worker\n  keycard worker --drain",
         long_about = "Serve: issue, renew, revoke and expire until SIGTERM.\n\nWith --drain it ends \
                       by itself, for a cron job beside workers that are scaled to zero: a message \
                       that was lost wakes nobody. It does what waits in the queue when it begins, \
@@ -149,7 +149,7 @@ enum Command {
     #[command(subcommand, after_help = "Example:\n  keycard lease list")]
     Lease(lease::Command),
     /// Who had which credential, why it ended, and who was refused; the newest last.
-    #[command(after_help = "Example:\n  keycard audit --username kc_app-role_1 --since 30d")]
+    #[command(after_help = "Example:\n  keycard audit --role app-role --since 30d")]
     Audit(audit::Arguments),
     /// Compare ledgers, logins and secrets, both ways; exit code 4 when something differs.
     #[command(

@@ -36,6 +36,9 @@ pub(super) async fn run(
         .transpose()
         .map_err(|error| Failure::Failed(error.to_string()))?;
     telemetry::start(level, format, traces.as_ref());
+    if let Some(endpoint) = endpoint {
+        tracing::info!(address = endpoint, "traces are sent");
+    }
     let done = serve(&config, environment, arguments).await;
     if let Some(traces) = traces {
         traces.finish().await;

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use hyper::Uri;
+
 use super::keys::join;
+use super::management::is_host_and_port;
 use super::problem::Problems;
 use super::section::Section;
 use super::{Config, Database, PasswordSource, Queue, Role, Worker};
@@ -201,14 +204,21 @@ fn otlp_endpoint(section: &Section) -> Option<String> {
         .find_map(|scheme| text.strip_prefix(scheme));
     // Credentials in it would be told in errors.
     let is_base = host.is_some_and(|host| !host.is_empty() && !host.contains(['@', '?', '#', ' ']));
-    if !is_base {
-        section.report(
-            KEY,
-            "is no http:// or https:// URL without user and query",
-            r#"write it like "http://127.0.0.1:4318", without /v1/traces"#,
-        );
-    }
-    is_base.then(|| text.to_owned())
+    let problem = if !is_base {
+        "is no http:// or https:// URL without user and query"
+    } else if text.trim_end_matches('/').ends_with("/v1/traces") {
+        "has the path of traces, which keycard adds itself"
+    } else if !text
+        .parse()
+        .is_ok_and(|url: Uri| url.authority().is_some_and(is_host_and_port))
+    {
+        "has no valid host or port"
+    } else {
+        return Some(text.to_owned());
+    };
+    let remedy = r#"write it like "http://127.0.0.1:4318", without /v1/traces"#;
+    section.report(KEY, problem, remedy);
+    None
 }
 
 /// Reports every password that this host should hold and does not.

@@ -63,7 +63,7 @@ pub const KEYS: &[Key] = {
     key("databases.*.ca_file", Text, "the system's", "PEM file of the certificate authorities that are trusted for this database."),
     key("databases.*.public_host", Text, "the URL's first host", "The host that clients are told."),
     key("databases.*.public_port", Number, "the URL's first port", "The port that clients are told."),
-    key("databases.*.max_connections", Number, "4", "Most connections of one worker, 1 to 64."),
+    key("databases.*.max_connections", Number, "4", "Most connections of one worker for leases, 1 to 64; it takes 3 more, and 7 for a queue in this database."),
 
     key("roles.*.database", Text, "required", "The database that the role's logins live in."),
     key("roles.*.groups", Texts, "none", "NOLOGIN roles that each login becomes a member of; this or creation_statements is required."),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use hyper::Uri;
+use hyper::http::uri::Authority;
 use percent_encoding::percent_decode_str;
 
 use super::PasswordSource;
@@ -75,13 +76,15 @@ fn parse(url: &str) -> Result<(String, Uri), UrlFault> {
         Ok(url) if !base.contains(['?', '#']) => url,
         Ok(_) | Err(_) => return fault("names no host, or more than host, port and path"),
     };
-    let is_port = |authority: &hyper::http::uri::Authority| {
-        authority.as_str() == authority.host() || authority.port_u16().is_some_and(|port| port > 0)
-    };
-    if !url.authority().is_some_and(is_port) {
+    if !url.authority().is_some_and(is_host_and_port) {
         return fault("has an invalid port");
     }
     Ok((user.into_owned(), url))
+}
+
+/// Whether it is a host, with a port that there can be if any.
+pub(super) fn is_host_and_port(authority: &Authority) -> bool {
+    authority.as_str() == authority.host() || authority.port_u16().is_some_and(|port| port > 0)
 }
 
 #[cfg(test)]

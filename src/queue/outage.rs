@@ -65,12 +65,13 @@ impl Outage {
         patience: Option<Duration>,
     ) -> Result<(), QueueError> {
         let lasts = self.begun.as_ref().map(|(since, _)| since.elapsed());
-        let is_over = patience.is_some_and(|patience| lasts.is_some_and(|lasts| lasts > patience));
-        if is_over || error.disposition == Disposition::Fatal {
+        let left = patience.map(|patience| patience.saturating_sub(lasts.unwrap_or_default()));
+        if left == Some(Duration::ZERO) || error.disposition == Disposition::Fatal {
             return Err(error);
         }
         self.failed(&error);
-        sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
+        let pause = pauses.next().unwrap_or(PAUSE_MAX);
+        sleep(left.map_or(pause, |left| pause.min(left))).await;
         Ok(())
     }
 

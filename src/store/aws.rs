@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::pace::Pace;
 use super::{Described, FailureKind, Listed, SecretStore, StoreError, StoreKind, Stored};
+use crate::fault::told_with_causes;
 use crate::metrics;
 
 /// `CreateSecret` and `DeleteSecret` each have a quota of 50 a second per account and region. The
@@ -329,7 +330,7 @@ where
             answer.message().unwrap_or("no message"),
             error.request_id().unwrap_or("unknown"),
         ),
-        None => format!("secretsmanager:{action}: {}", chain(error)),
+        None => format!("secretsmanager:{action}: {}", told_with_causes(error)),
     };
     if let Some(value) = value {
         problem = without(problem, value);
@@ -342,18 +343,6 @@ where
         problem: one_line(&problem),
         kind,
     }
-}
-
-/// An error and its causes, in one text.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// AWS quotes parameters in some refusals: whatever in `text` could be a password of `value`

@@ -15,6 +15,8 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::runtime::Handle;
 
+use crate::fault::told_with_causes;
+
 /// The target of what goes into traces, and into no log.
 pub const TARGET: &str = "trace";
 
@@ -55,6 +57,7 @@ impl Traces {
         let collector = Collector {
             client: HyperClient::new(connector, PATIENCE, None),
             runtime: Handle::current(),
+            endpoint: endpoint.to_owned(),
             fails: AtomicBool::new(false),
         };
         let exporter = SpanExporter::builder()
@@ -106,6 +109,8 @@ impl Traces {
 struct Collector {
     client: HyperClient<HttpsConnector<HttpConnector>>,
     runtime: Handle,
+    /// Its base URL.
+    endpoint: String,
     /// Whether the last batch was not taken.
     fails: AtomicBool,
 }
@@ -122,9 +127,15 @@ impl HttpClient for Collector {
         let failed_before = self.fails.swap(sent.is_err(), Ordering::Relaxed);
         match &sent {
             Err(error) if !failed_before => {
-                tracing::warn!(%error, "the collector takes no traces; they are lost");
+                tracing::warn!(
+                    address = self.endpoint,
+                    error = told_with_causes(error.as_ref()),
+                    "the collector takes no traces; they are lost. Mend worker.otlp_endpoint, or start the collector"
+                );
             }
-            Ok(_) if failed_before => tracing::info!("the collector takes traces again"),
+            Ok(_) if failed_before => {
+                tracing::info!(address = self.endpoint, "the collector takes traces again");
+            }
             Ok(_) | Err(_) => {}
         }
         sent

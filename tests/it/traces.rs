@@ -199,7 +199,7 @@ async fn a_collector_that_is_away_keeps_nobody_waiting() {
     worker.ready().await;
     let orders = site.client("orders-svc").await;
     orders.issued("app-role", None).await;
-    let lost = "the collector takes no traces; they are lost";
+    let lost = "the collector takes no traces; they are lost. Mend worker.otlp_endpoint";
     eventually("it is told", SOON, async || {
         worker.log().contains(lost).then_some(())
     })

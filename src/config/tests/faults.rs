@@ -1,6 +1,6 @@
 //! What is told about a file with faults, word for word.
 
-use super::{environment, parse, parse_with};
+use super::{README, environment, parse, parse_with};
 
 #[test]
 fn an_empty_file_shows_what_a_small_one_needs() {
@@ -79,4 +79,21 @@ worker.sweep_interval: "2h" is out of range; write a duration from 1s to 1h"#;
     let variables = environment(&[("KEYCARD_QUEUE_URL", "amqp://x")]);
     let errors = parse_with(FILE, &variables).unwrap_err();
     assert_eq!(errors.to_string(), TOLD);
+}
+
+#[test]
+fn a_collector_that_could_not_be_reached_is_refused_at_once() {
+    for (url, problem) in [
+        (
+            "http://127.0.0.1:4318/v1/traces/",
+            "has the path of traces, which keycard adds itself",
+        ),
+        ("http://127.0.0.1:99999", "has no valid host or port"),
+        ("https://:4318", "has no valid host or port"),
+    ] {
+        let variables = environment(&[("KEYCARD_WORKER__OTLP_ENDPOINT", url)]);
+        let errors = parse_with(README, &variables).unwrap_err();
+        let told = format!("ENDPOINT): {problem}; ");
+        assert!(errors.to_string().contains(&told), "{errors}");
+    }
 }

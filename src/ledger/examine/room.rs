@@ -77,7 +77,7 @@ impl Ledger {
         let name = self.named("memberships");
         let seen = format!("keycard's user is a member of the {memberships} logins that it made");
         checks.push(if !since_16 {
-            Check::ok(name, "who makes a login becomes a member of it from version 16 on only")
+            Check::ok(name, "version 15 makes nobody a member of what they create: nothing grows")
         } else if memberships < MEMBERSHIPS {
             Check::ok(name, seen)
         } else {

@@ -160,8 +160,8 @@ async fn topology(broker: &Broker, connection: &Connection) -> Result<Vec<Check>
     } else {
         Check::warning(
             "queue.unrouted",
-            format!("{unrouted} results were for services that had bound no queue"),
-            "have each service bind its queue to keycard.events before it asks; then purge keycard.unrouted (it also has what became of a doctor's lease that a worker had to end)",
+            format!("{unrouted} results had no reader"),
+            "have each service bind its queue to keycard.events before it asks, then purge keycard.unrouted; nothing is lost if they are of keycard's command line, which binds none, or of a doctor's lease that a worker had to end",
         )
     });
     Ok(checks)

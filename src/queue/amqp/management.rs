@@ -2,7 +2,6 @@
 //! broker's other users are.
 
 use std::collections::BTreeSet;
-use std::error::Error as _;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -22,10 +21,11 @@ use tokio::time::timeout;
 
 use super::{OPERATION_TIMEOUT, Settings};
 use crate::check::Check;
+use crate::fault::told_with_causes;
 use crate::password::ReadPassword;
 
-/// As [`super::examine`] names what it sees of keycard's own user.
-const NAME: &str = "queue.impersonator";
+/// What it says of others than keycard's own user, as [`super::examine`] does of that.
+const NAME: &str = "queue.impersonators";
 
 /// Longest answer that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -163,7 +163,7 @@ impl Management {
             .unwrap_or_else(|_| Err("it does not answer".to_owned()))
             .map_err(|problem| Unasked {
                 problem: format!("{base}: {problem}"),
-                remedy: "mend [management], or: rabbitmq-plugins enable rabbitmq_management"
+                remedy: "mend [management]; where that is right: rabbitmq-plugins enable rabbitmq_management"
                     .to_owned(),
             })?;
         if status == StatusCode::OK
@@ -177,9 +177,8 @@ impl Management {
         Err(if status == StatusCode::UNAUTHORIZED {
             Unasked {
                 problem: format!("{base}: it refuses user '{user}': {said}"),
-                remedy: format!(
-                    "mend the user in management.url or management.password, or: rabbitmqctl set_user_tags '{user}' administrator"
-                ),
+                remedy: "name an administrator of its own in management.url, never keycard's user, and its password in management.password"
+                    .to_owned(),
             }
         } else {
             Unasked {
@@ -208,7 +207,7 @@ impl Management {
         let answer = client
             .request(request)
             .await
-            .map_err(|error| causes(&error))?;
+            .map_err(|error| told_with_causes(&error))?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
             .collect()
@@ -216,15 +215,4 @@ impl Management {
             .map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     }
-}
-
-/// An error's causes in one line: its own text says only that there was one.
-fn causes(error: &hyper_util::client::legacy::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

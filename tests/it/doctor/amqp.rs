@@ -78,7 +78,7 @@ async fn who_may_speak_for_anybody_is_told() {
         "may publish as any other user",
     );
     // As keycard's own user it is not told twice.
-    said().says("queue.impersonator", "ok", "no other user");
+    said().says("queue.impersonators", "ok", "no other user");
     broker.ctl(&["set_user_tags", &user]);
     said().says("queue.impersonator", "ok", "nobody else");
 
@@ -86,14 +86,14 @@ async fn who_may_speak_for_anybody_is_told() {
     broker.add_user(&other, &other);
     broker.ctl(&["set_user_tags", &other, "impersonator", "monitoring"]);
     // Who may not use the vhost speaks for nobody in it.
-    said().says("queue.impersonator", "ok", "no other user");
+    said().says("queue.impersonators", "ok", "no other user");
     broker.set_permissions(&site.vhost, &other, "^$", "^keycard\\.requests$", "^$");
     let found = said();
     assert_eq!(found.code, Some(1));
     let remedy = format!("rabbitmqctl set_user_tags '{other}' monitoring");
-    found.says("queue.impersonator", "failure", &remedy);
+    found.says("queue.impersonators", "failure", &remedy);
     broker.ctl(&["set_user_tags", &other, "monitoring"]);
-    said().says("queue.impersonator", "ok", "no other user");
+    said().says("queue.impersonators", "ok", "no other user");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -101,7 +101,7 @@ async fn who_was_not_looked_at_is_told() {
     let site = Site::on_rabbitmq().await;
     let said = Said::of(&mut site.command(&["doctor", "--output", "json"]));
     assert_eq!(said.code, Some(0));
-    said.says("queue.impersonator", "warning", "set management.url");
+    said.says("queue.impersonators", "warning", "set management.url");
 
     let broker = site.rabbitmq();
     let address = format!("{}:{}", broker.host, broker.http_port);
@@ -114,7 +114,7 @@ async fn who_was_not_looked_at_is_told() {
         (
             format!("http://orders-svc@{address}"),
             "orders-svc",
-            "rabbitmqctl set_user_tags 'orders-svc' administrator",
+            "name an administrator of its own",
         ),
         (
             format!("https://admin@{address}"),
@@ -136,7 +136,7 @@ async fn who_was_not_looked_at_is_told() {
         doctor.env("KEYCARD_MANAGEMENT__URL", url);
         let said = Said::of(doctor.env("KEYCARD_MANAGEMENT__PASSWORD", password));
         assert_eq!(said.code, Some(0), "{words}");
-        said.says("queue.impersonator", "warning", words);
+        said.says("queue.impersonators", "warning", words);
         let all = format!("{:?} {}", said.checks, said.stderr);
         assert!(!all.contains("canary"), "{all}");
     }

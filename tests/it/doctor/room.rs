@@ -51,7 +51,7 @@ async fn what_will_run_out_is_told() {
     let memberships = if site.postgres.version >= 16 {
         ("warning", "the 1000 logins")
     } else {
-        ("ok", "from version 16 on only")
+        ("ok", "nothing grows")
     };
     said.says("databases.app.memberships", memberships.0, memberships.1);
 
