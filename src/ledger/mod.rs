@@ -254,7 +254,7 @@ pub enum LedgerError {
     },
     /// The ledger was not migrated yet to what this keycard works with.
     #[error(
-        "the ledger in database {database} is of version {version} and this keycard works with {known}; `keycard worker` makes it that when it starts"
+        "the ledger in database {database} is of version {version} and this keycard works with {known}; a `keycard worker` of this version migrates it, at its next sweep"
     )]
     Older {
         /// Which database.

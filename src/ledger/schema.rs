@@ -15,6 +15,9 @@ use crate::injection;
 /// `pg_advisory_lock` key of the migrations: "keycard" as ASCII.
 pub(super) const MIGRATION_LOCK: i64 = 0x006b_6579_6361_7264;
 
+/// Waiting for another worker's migrations is the longest of it.
+const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// While a migration waits for a table, everybody who comes after it waits as well.
 const MIGRATION_PATIENCE: &str = "SET lock_timeout = '3s'";
 
@@ -41,28 +44,32 @@ impl Ledger {
     /// [`LedgerError::Admin`], [`LedgerError::Owner`], [`LedgerError::Newer`],
     /// [`LedgerError::Foreign`], [`LedgerError::NoSchema`], or what may pass.
     pub async fn prepare(&self) -> Result<(), LedgerError> {
-        /// Waiting for another worker's migrations is the longest of it.
-        const PREPARE_TIMEOUT: Duration = Duration::from_mins(1);
-        let prepared = self.prepared.get_or_try_init(|| async {
-            timeout(PREPARE_TIMEOUT, self.migrate())
-                .await
-                .unwrap_or_else(|_| {
-                    Err(LedgerError::Silent {
-                        operation: "prepare the ledger",
-                        database: self.database.clone(),
-                    })
-                })
-        });
+        let prepared = self.prepared.get_or_try_init(|| self.migrate_in_time());
         prepared.await.copied()
     }
 
     /// Checks that the ledger still admits this keycard: connections stay, and a newer one may have
-    /// migrated it since.
+    /// migrated it since. A ledger that a restore took back to before an upgrade is migrated again.
     ///
     /// # Errors
-    /// [`LedgerError::Newer`], or when the database cannot be asked.
+    /// [`LedgerError::Newer`], when the database cannot be asked, or as for [`Ledger::prepare`].
     pub async fn check_again(&self) -> Result<(), LedgerError> {
-        check_version(&*self.connection().await?, &self.database).await
+        let checking = async { check_version(&*self.connection().await?, &self.database).await };
+        match checking.await {
+            Err(LedgerError::Older { .. }) => self.migrate_in_time().await,
+            checked => checked,
+        }
+    }
+
+    async fn migrate_in_time(&self) -> Result<(), LedgerError> {
+        timeout(PREPARE_TIMEOUT, self.migrate())
+            .await
+            .unwrap_or_else(|_| {
+                Err(LedgerError::Silent {
+                    operation: "prepare the ledger",
+                    database: self.database.clone(),
+                })
+            })
     }
 
     async fn migrate(&self) -> Result<(), LedgerError> {

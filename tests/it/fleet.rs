@@ -197,3 +197,28 @@ async fn a_worker_that_a_migration_leaves_behind_stops_and_loses_nothing() {
     assert_eq!(changes(&site, "old").await, 0);
     all_is_well(&site, &orders, &Secrets::Files(&site), 3 * SOON).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_restored_to_before_an_upgrade_is_migrated_again() {
+    let site = site().await;
+    // What the restore takes back is only that it was done.
+    let worker = later(&site, "CREATE TABLE IF NOT EXISTS keycard.later ()");
+    worker.ready().await;
+    let sql = site.sql().await;
+    let is_migrated = async || {
+        let version = later_version();
+        let done = format!("SELECT count(*) FROM keycard.migrations WHERE version = {version}");
+        (site.count(&done).await == 1).then_some(())
+    };
+    eventually("the ledger is migrated", SOON, is_migrated).await;
+    sql.batch_execute(&format!(
+        "DELETE FROM keycard.migrations WHERE version = {};
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'later'",
+        later_version()
+    ))
+    .await
+    .unwrap();
+    eventually("it is migrated again", SOON, is_migrated).await;
+    let orders = site.client("orders-svc").await;
+    orders.issued("app-role", None).await;
+}
