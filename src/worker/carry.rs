@@ -40,7 +40,13 @@ impl Worker {
         event: Event,
     ) -> Settled {
         let span = trace::carrying(context);
-        let carried = self.carry_on(context, subject, event);
+        let carried = async {
+            let settled = self.carry_on(context, subject, event).await;
+            if let (None, Subject::Known(lease)) = (context.asked, subject) {
+                trace::link(context.ledger, lease).await;
+            }
+            settled
+        };
         carried.instrument(span).await
     }
 
@@ -81,9 +87,6 @@ impl Worker {
             self.outages
                 .over(&outage::database(context.ledger.database()));
             log(context, &decided);
-            if context.asked.is_none() {
-                trace::link(context.ledger, &decided).await;
-            }
             let attempt = decided
                 .stored
                 .as_ref()

@@ -1,16 +1,19 @@
 //! What is done for a command belongs to the trace of whoever sent it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tokio::time::timeout;
 use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use uuid::Uuid;
 
 use super::carry::Context;
-use crate::ledger::{Decided, Ledger};
+use crate::ledger::Ledger;
 use crate::metrics::Stage;
 
 /// The span of a lease that is carried on: within the command's trace if a command has caused it,
@@ -42,13 +45,14 @@ pub(super) fn carrying(context: Context<'_>) -> Span {
 
 /// Nobody asks for an expiry: its span names the request that the lease is from as another trace,
 /// if that had one.
-pub(super) async fn link(ledger: &Ledger, decided: &Decided) {
+pub(super) async fn link(ledger: &Ledger, lease: Uuid) {
+    /// Traces are worth no failure, and no wait for a database that has none to spare.
+    const PATIENCE: Duration = Duration::from_secs(1);
     let span = Span::current();
-    let Some(stored) = decided.stored.as_ref().filter(|_| !span.is_disabled()) else {
+    if span.is_disabled() {
         return;
-    };
-    // Traces are worth no failure.
-    if let Ok(Some(traceparent)) = ledger.traceparent(stored.lease.id.uuid).await {
+    }
+    if let Ok(Ok(Some(traceparent))) = timeout(PATIENCE, ledger.traceparent(lease)).await {
         span.add_link(remote(traceparent).span().span_context().clone());
     }
 }
