@@ -73,7 +73,10 @@ impl Worker {
     /// Serves a lane, and returns once nothing is left in it, or as much is done as waited in the
     /// beginning: what comes meanwhile must not keep it for ever.
     async fn drain_lane(self: Arc<Self>, lane: Lane, tasks: &TaskTracker) {
+        let what = format!("draining the lane {}", lane.name());
         let Some(waited) = self.look_into(lane).await else {
+            // That the queue could not be asked is forgotten as soon as another lane's can.
+            self.outages.failed(&what, "its queue could not be asked");
             return;
         };
         let progress = Arc::<Progress>::default();
@@ -96,7 +99,6 @@ impl Worker {
                 last = (progress.settled(), waiting);
                 moved_at = now;
             } else if now - moved_at > STANDSTILL {
-                let what = format!("draining the lane {}", lane.name());
                 self.outages.failed(&what, "it stands still");
                 return;
             }

@@ -157,7 +157,16 @@ impl Worker {
     /// mend first.
     pub async fn drain(self: Arc<Self>, grace: Duration) -> Result<(), Stopped> {
         let tasks = TaskTracker::new();
-        tasks.spawn(Arc::clone(&self).do_everything_once(tasks.clone()));
+        let draining = Arc::clone(&self).do_everything_once(tasks.clone());
+        let worker = Arc::clone(&self);
+        tasks.spawn(async move {
+            // Nothing else would end the run.
+            if AssertUnwindSafe(draining).catch_unwind().await.is_err() {
+                let reason = "draining made the worker panic";
+                worker.fatal.get_or_init(|| reason.to_owned());
+                worker.stop.cancel();
+            }
+        });
         self.finish(tasks, grace).await
     }
 
