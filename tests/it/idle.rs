@@ -14,7 +14,7 @@ use crate::support::site::Site;
 /// A lease whose end is near, and the worker that issued it gone.
 async fn left_alone(site: &Site, orders: &Client) -> Value {
     let mut worker = site.worker().await;
-    let issued = orders.issued("app-role", Some(6)).await;
+    let issued = orders.issued("app-role", Some(10)).await;
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));
     issued
