@@ -24,7 +24,7 @@ pub enum Format {
 /// What libraries may log at most, whatever is asked for: below INFO they print requests with their
 /// bodies, and so secrets. lapin prints returned messages with their bodies at WARN, and what it
 /// says at ERROR the queue says itself. A target covers every module whose path begins with it.
-const CLAMPED: [(&str, LevelFilter); 13] = [
+const CLAMPED: [(&str, LevelFilter); 14] = [
     ("aws_", LevelFilter::INFO),
     ("hyper", LevelFilter::INFO),
     ("h2", LevelFilter::INFO),
@@ -36,6 +36,7 @@ const CLAMPED: [(&str, LevelFilter); 13] = [
     ("tokio_postgres", LevelFilter::INFO),
     ("postgres_protocol", LevelFilter::INFO),
     ("refinery", LevelFilter::INFO),
+    ("opentelemetry", LevelFilter::INFO),
     ("tower", LevelFilter::INFO),
     ("want", LevelFilter::INFO),
 ];

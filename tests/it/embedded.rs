@@ -127,7 +127,7 @@ async fn worker_says(site: &Site, variables: &[(&str, &str)], words: &[&str]) {
 async fn what_is_wrong_with_postgres_is_told_with_what_to_do() {
     let site = embedded().await;
     configure(&site);
-    let out_of_reach = "The queue's database is out of reach; keycard keeps trying";
+    let out_of_reach = "the queue's database is out of reach; keycard keeps trying";
     let (host, port) = (&site.postgres.host, site.postgres.port);
     let url =
         |port: u16, dbname: &str| format!("postgresql://{}@{host}:{port}/{dbname}", site.admin);

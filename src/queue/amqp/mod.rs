@@ -105,9 +105,10 @@ impl AmqpQueue {
     /// and queues.
     ///
     /// # Errors
-    /// The broker stayed away for longer than its patience; or what will not pass by waiting: the vhost or a permission is missing, the broker is older
-    /// than 3.10, an exchange or queue differs, the vhost belongs to another installation, or the
-    /// settings make no sense. Each says what to do.
+    /// The broker stayed away for longer than its patience; or what will not pass by waiting: the
+    /// vhost or a permission is missing, the broker is older than 3.10, an exchange or queue
+    /// differs, the vhost belongs to another installation, or the settings make no sense. Each says
+    /// what to do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
         let broker = Arc::new(Broker::new(Part::Worker, &settings)?);
         let mut outage = outage(PURPOSE);

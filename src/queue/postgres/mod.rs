@@ -85,11 +85,13 @@ pub struct PostgresQueue {
 }
 
 impl PostgresQueue {
-    /// Connects, as soon as the database is there, brings its schema up to date and lets the configured requesters and operators use the queue.
+    /// Connects, as soon as the database is there, brings its schema up to date and lets the
+    /// configured requesters and operators use the queue.
     ///
     /// # Errors
-    /// The database stayed away for longer than its patience; or what will not pass by waiting: the schema is missing, or somebody else's, or belongs to
-    /// another installation. Each says what to do.
+    /// The database stayed away for longer than its patience; or what will not pass by waiting: the
+    /// schema is missing, or somebody else's, or belongs to another installation. Each says what to
+    /// do.
     pub async fn connect(settings: Settings) -> Result<Self, QueueError> {
         let patience = settings.patience;
         let ledger = Arc::new(settings.ledger);
@@ -338,7 +340,7 @@ fn sender(sender: Option<String>, nobody: Option<String>) -> Sender {
 
 /// Watches over one connection.
 fn outage(connection: impl Into<String>) -> Outage {
-    Outage::new("The queue's database", connection)
+    Outage::new("the queue's database", connection)
 }
 
 /// Waits for Postgres, though not for ever.
