@@ -2,8 +2,10 @@
 //! and nothing else.
 //!
 //! Anybody may be at the other end. Few are heard at a time, each for seconds and with one request
-//! of a few kilobytes, so that nobody costs the worker memory or sockets that it needs.
+//! of a few kilobytes, so that nobody costs the worker memory or sockets that it needs; and nobody
+//! keeps others waiting, as Kubernetes restarts a worker that does not say in time that it lives.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +17,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Readiness;
 
-/// Readers at a time; the others wait to be accepted.
+/// Readers at a time; one more takes the place of the oldest.
 const READERS_MAX: usize = 16;
 
 /// How long one reader may take, from its first byte to its last.
@@ -35,15 +37,21 @@ pub(super) async fn listen(
     metrics: PrometheusHandle,
     readiness: Arc<Readiness>,
 ) {
-    let places = Arc::new(Semaphore::new(READERS_MAX));
+    let mut readers = VecDeque::<AbortHandle>::new();
     let mut server = http1::Builder::new();
     server.keep_alive(false).max_buf_size(REQUEST_BYTES_MAX);
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Sockets may have run out: trying at once would only spin.
             sleep(Duration::from_secs(1)).await;
             continue;
         };
+        readers.retain(|reader| !reader.is_finished());
+        if readers.len() == READERS_MAX
+            && let Some(oldest) = readers.pop_front()
+        {
+            oldest.abort();
+        }
         let (metrics, readiness) = (metrics.clone(), Arc::clone(&readiness));
         let answer = service_fn(move |request: Request<_>| {
             let (method, path) = (request.method(), request.uri().path());
@@ -51,11 +59,11 @@ pub(super) async fn listen(
             async { Ok::<_, Infallible>(response) }
         });
         let conversation = server.serve_connection(TokioIo::new(stream), answer);
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             // Whoever is too slow or goes away is nobody to tell.
             let _ = timeout(PATIENCE, conversation).await;
-            drop(place);
         });
+        readers.push_back(reader.abort_handle());
     }
 }
 
