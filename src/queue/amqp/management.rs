@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::http::uri::Scheme;
 use hyper::{Request, StatusCode, Uri};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::{OPERATION_TIMEOUT, Settings};
-use crate::check::Check;
+use crate::check::{Check, is_this_host};
 use crate::fault::told_with_causes;
 use crate::password::ReadPassword;
 
@@ -105,6 +106,15 @@ impl Management {
     /// Looks whether any user of keycard's vhost but keycard's own may publish in any name: it could
     /// ask as any service, and be given that service's credentials.
     pub async fn examine(&self, keycard: &Settings) -> Check {
+        if !self.is_protected() {
+            return unasked_users(
+                &format!(
+                    "{}: the administrator's password would go there in the clear",
+                    self.url
+                ),
+                "write https:// in management.url",
+            );
+        }
         let vhost = &keycard.uri.vhost;
         // Its own was looked at over its own connection.
         let own = &keycard.uri.authority.userinfo.username;
@@ -129,6 +139,14 @@ impl Management {
             names.join(", ")
         );
         Check::failure(NAME, seen, remedies.join("; "))
+    }
+
+    /// Whether nobody between can read what is said.
+    fn is_protected(&self) -> bool {
+        // Of an IPv6 address the host is `[::1]`.
+        let host = self.url.host().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        self.url.scheme() == Some(&Scheme::HTTPS) || is_this_host(host)
     }
 
     /// The users tagged impersonator that may use this vhost.

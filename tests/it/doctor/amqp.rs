@@ -131,6 +131,11 @@ async fn who_was_not_looked_at_is_told() {
             "canary",
             "rabbitmq-plugins enable",
         ),
+        (
+            "http://admin@192.0.2.1:15672".to_owned(), // RFC 5737: nobody's
+            "canary",
+            "write https:// in management.url",
+        ),
     ] {
         let mut doctor = doctor(&site);
         doctor.env("KEYCARD_MANAGEMENT__URL", url);
