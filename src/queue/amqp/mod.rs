@@ -6,6 +6,7 @@
 //! | `connection` | how a connection is opened, and what refusals mean |
 //! | `consumer` | a lane's deliveries, over a connection of its own |
 //! | `publisher` | confirmed publishing |
+//! | `refusals` | when a refusal is worth another connection |
 //! | `reply` | direct replies, which a client can make fail |
 //! | `ladder` | delays |
 //! | `message` | properties and headers |
@@ -25,6 +26,7 @@ mod letters;
 mod management;
 mod message;
 mod publisher;
+mod refusals;
 mod reply;
 mod topology;
 

@@ -9,7 +9,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOpti
 use lapin::protocol::AMQPSoftError;
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, Event};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use super::OPERATION_TIMEOUT;
 use super::connection::{Broker, is_soft, later, one_line, outage};
 use super::message::short;
+use super::refusals::Refusals;
 use super::topology;
 use crate::clock;
 use crate::queue::QueueError;
@@ -28,10 +29,6 @@ const CHANNELS_MAX: usize = 8;
 
 /// How often the connection is looked at, besides listening to what it says itself.
 const GLANCE_PERIOD: Duration = Duration::from_secs(5);
-
-/// A connection that is refused something is given up once it is this old: its user may have come by a
-/// token that has expired, which the broker tells no other way. A younger one would be refused again.
-const REFUSED_AGE_MIN: Duration = Duration::from_secs(10);
 
 /// The connection's name in the broker's lists.
 pub(super) const PURPOSE: &str = "worker publish";
@@ -49,8 +46,17 @@ pub(super) struct Line {
     connection: Connection,
     opened: Instant,
     idle: Mutex<Vec<Channel>>,
+    refusals: Arc<Refusals>,
     /// Told by a publisher that has waited for a confirmation in vain, or was refused.
-    suspect: Notify,
+    suspicion: watch::Sender<Option<Suspicion>>,
+}
+
+/// Why another connection may do better.
+enum Suspicion {
+    /// The broker does not confirm.
+    Silent,
+    /// It refuses this operation, with these words.
+    Refused(&'static str, String),
 }
 
 /// How one publish ended, other than well.
@@ -118,7 +124,7 @@ impl Publisher {
         let _permit = timeout_at(deadline, self.free.acquire())
             .await
             .map_err(|_| late("every channel is busy"))?;
-        let publishing = line.publish(exchange, routing_key, body, properties);
+        let publishing = line.publish(operation, exchange, routing_key, body, properties);
         match timeout_at(deadline, publishing).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(Failure::Other(problem))) => Err(error(problem)),
@@ -128,7 +134,7 @@ impl Publisher {
             }
             Err(_) => {
                 if !line.connection.status().blocked() {
-                    line.suspect.notify_one();
+                    line.suspect(Suspicion::Silent);
                 }
                 Err(late("the broker does not confirm"))
             }
@@ -148,8 +154,8 @@ impl Publisher {
                 .acquire()
                 .await
                 .map_err(|_| "no channel is left")?;
-            let counted = line.depth(queue).await;
-            counted.map_err(|error| match line.failure(&error) {
+            let counted = line.depth(operation, queue).await;
+            counted.map_err(|failure| match failure {
                 Failure::Nowhere(problem) | Failure::Other(problem) => problem,
             })
         };
@@ -181,23 +187,26 @@ impl Publisher {
 }
 
 impl Line {
-    fn new(connection: Connection) -> Arc<Self> {
+    fn new(connection: Connection, refusals: Arc<Refusals>) -> Arc<Self> {
         Arc::new(Self {
             connection,
             opened: Instant::from_std(clock::monotonic_now()),
             idle: Mutex::default(),
-            suspect: Notify::new(),
+            refusals,
+            suspicion: watch::Sender::new(None),
         })
     }
 
     async fn publish(
         &self,
+        operation: &'static str,
         exchange: &str,
         routing_key: &str,
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<(), Failure> {
-        let channel = self.channel().await.map_err(|error| self.failure(&error))?;
+        let failure = |error| self.failure(operation, &error);
+        let channel = self.channel().await.map_err(failure)?;
         let options = BasicPublishOptions {
             mandatory: true,
             ..BasicPublishOptions::default()
@@ -211,8 +220,9 @@ impl Line {
                 properties,
             )
             .await
-            .map_err(|error| self.failure(&error))?;
-        let confirmation = confirm.await.map_err(|error| self.failure(&error))?;
+            .map_err(failure)?;
+        let confirmation = confirm.await.map_err(failure)?;
+        self.refusals.allowed(operation);
         let outcome = match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)) => {
@@ -227,15 +237,18 @@ impl Line {
         outcome
     }
 
-    async fn depth(&self, queue: &str) -> lapin::Result<u32> {
-        let channel = self.channel().await?;
+    async fn depth(&self, operation: &'static str, queue: &str) -> Result<u32, Failure> {
+        let failure = |error| self.failure(operation, &error);
+        let channel = self.channel().await.map_err(failure)?;
         let options = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::default()
         };
         let counted = channel
             .queue_declare(short(queue), options, FieldTable::default())
-            .await?;
+            .await
+            .map_err(failure)?;
+        self.refusals.allowed(operation);
         self.idle().push(channel);
         Ok(counted.message_count())
     }
@@ -253,16 +266,20 @@ impl Line {
         Ok(channel)
     }
 
-    /// What an error means for a publish, and perhaps for the connection.
-    fn failure(&self, error: &lapin::Error) -> Failure {
+    /// What an error means for an operation, and perhaps for the connection.
+    fn failure(&self, operation: &'static str, error: &lapin::Error) -> Failure {
         if is_soft(error, AMQPSoftError::NOTFOUND) {
             return Failure::Nowhere(one_line(error));
         }
         let age = Instant::from_std(clock::monotonic_now()) - self.opened;
-        if is_soft(error, AMQPSoftError::ACCESSREFUSED) && age >= REFUSED_AGE_MIN {
-            self.suspect.notify_one();
+        if is_soft(error, AMQPSoftError::ACCESSREFUSED) && age >= self.refusals.age_min(operation) {
+            self.suspect(Suspicion::Refused(operation, one_line(error)));
         }
         Failure::Other(one_line(error))
+    }
+
+    fn suspect(&self, suspicion: Suspicion) {
+        self.suspicion.send_replace(Some(suspicion));
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
@@ -272,6 +289,7 @@ impl Line {
     /// Returns when the connection is of no more use, with the reason.
     async fn broken(&self) -> String {
         let mut events = std::pin::pin!(self.connection.events_listener());
+        let mut suspicion = self.suspicion.subscribe();
         while self.connection.status().connected() {
             tokio::select! {
                 // Cancel-safe: an event is taken only when it is returned.
@@ -287,10 +305,16 @@ impl Line {
                     Some(Event::ConnectionUnblocked) => info!("RabbitMQ takes messages again"),
                     _ => {}
                 },
-                // Cancel-safe: a notification not received stays.
-                () = self.suspect.notified() => {
-                    return "the broker does not confirm, or refuses, what is published".to_owned();
-                }
+                // Cancel-safe: what is suspected stays so.
+                Ok(suspicion) = suspicion.wait_for(Option::is_some) => match &*suspicion {
+                    Some(Suspicion::Refused(operation, text)) => {
+                        self.refusals.gave_up(operation);
+                        return format!("refused, perhaps for an expired token: {text}");
+                    }
+                    Some(Suspicion::Silent) | None => {
+                        return "the broker does not confirm what is published".to_owned();
+                    }
+                },
                 // Cancel-safe: a sleep loses nothing.
                 () = sleep(GLANCE_PERIOD) => {}
             }
@@ -307,6 +331,7 @@ async fn supervise(
     closing: CancellationToken,
 ) {
     let mut outage = outage(PURPOSE);
+    let refusals = Arc::new(Refusals::default());
     let mut next = Some(first);
     loop {
         let connection = if let Some(connection) = next.take() {
@@ -320,7 +345,7 @@ async fn supervise(
             connection
         };
         outage.over();
-        let current = Line::new(connection);
+        let current = Line::new(connection, Arc::clone(&refusals));
         line.send_replace(Some(Arc::clone(&current)));
         // Cancel-safe: what the connection says after this concerns nobody.
         let reason = closing.run_until_cancelled(current.broken()).await;
