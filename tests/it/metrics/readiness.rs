@@ -85,7 +85,7 @@ async fn what_a_worker_does_not_reach_is_named_until_it_does() {
 }
 
 mod amqp {
-    use super::{address_of, becomes_ready, is, lines, until};
+    use super::{address_of, becomes_ready, is, lines, misses, until};
     use crate::metrics::{VARIABLE, samples};
     use crate::support::gate::Gate;
     use crate::support::site::Site;
@@ -111,5 +111,9 @@ mod amqp {
         gate.open();
         becomes_ready(address).await;
         until(address, "keycard_queue_up", is(1.0)).await;
+
+        gate.shut();
+        misses(address, &["the queue"], "was last reached").await;
+        until(address, "keycard_queue_up", is(0.0)).await;
     }
 }

@@ -1,9 +1,9 @@
-//! A port in front of a server: refused until it is opened.
+//! A port in front of a server: refused until it is opened, and once it is shut.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// The port is taken from the beginning, so that nobody else gets it meanwhile.
 pub struct Gate {
@@ -33,24 +33,31 @@ impl Gate {
         let lead = lead(listener, self.target.clone());
         self.open = Some(tokio::spawn(lead).abort_handle());
     }
-}
 
-impl Drop for Gate {
-    fn drop(&mut self) {
+    /// Whoever is connected is cut off, and everybody refused.
+    pub fn shut(&self) {
         if let Some(task) = &self.open {
             task.abort();
         }
     }
 }
 
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.shut();
+    }
+}
+
 async fn lead(listener: TcpListener, (host, port): (String, u16)) {
+    // Those of a task that is aborted are as well.
+    let mut connections = JoinSet::new();
     loop {
         let (mut near, _) = listener.accept().await.unwrap();
         // What the server refuses while it is away, this ends.
         let Ok(mut far) = TcpStream::connect((host.as_str(), port)).await else {
             continue;
         };
-        tokio::spawn(async move {
+        connections.spawn(async move {
             // An error is an end like any other.
             let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         });
