@@ -151,7 +151,7 @@ fn describe() {
     );
     describe_gauge!(
         QUEUE_UP,
-        "1 when the queue could be asked for its dead letters, else 0."
+        "1 when the queue could be asked for its dead letters and every lane is consumed, else 0."
     );
     describe_gauge!(
         STORE_UP,

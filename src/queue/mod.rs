@@ -3,6 +3,7 @@
 //! Every adapter passes the conformance suite in tests/it/queue/conformance.rs.
 
 pub mod amqp;
+mod consumed;
 mod examine;
 mod outage;
 pub mod postgres;
@@ -21,6 +22,10 @@ pub trait Queue: Send + Sync {
     /// The deliveries of one lane, at most the adapter's prefetch unacknowledged at a time. The
     /// stream survives reconnections and ends when the queue is shut down.
     fn consume(&self, lane: Lane) -> mpsc::Receiver<Delivery>;
+
+    /// Returns as soon as every lane is consumed: not before each was asked for, and its consumer
+    /// has what it needs of the broker.
+    async fn consumed(&self);
 
     /// Publishes a result durably: on success the broker has it.
     ///

@@ -4,12 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::{Worker, each};
 use crate::metrics::{self, Need, Readiness};
 
 /// More often than Prometheus usually reads. Secrets Manager takes money for questions: so many cost
 /// 1.30 dollars a month for each worker.
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// How long the lanes may take until they are consumed, for the look that comes as they begin.
+const SUBSCRIBING: Duration = Duration::from_secs(5);
 
 /// Where no secret is: those of a lease are deeper.
 const NO_SECRET: &str = "readiness";
@@ -32,7 +37,7 @@ impl Worker {
         }
     }
 
-    /// Counts the dead letters, likewise.
+    /// Counts the dead letters, and sees whether every lane is consumed, likewise.
     pub(super) async fn count_dead_letters(self: Arc<Self>, readiness: Arc<Readiness>) {
         let mut ticks = each(PERIOD);
         while self.goes_on(&mut ticks).await {
@@ -40,7 +45,15 @@ impl Worker {
             if let Err(error) = &counted {
                 tracing::debug!(%error, "dead letters cannot be counted");
             }
-            readiness.looked_at(Need::Queue, counted.is_ok());
+            let consumed = timeout(SUBSCRIBING, self.queue.consumed());
+            // Cancel-safe: it only looks.
+            let consumed = self.stop.run_until_cancelled(consumed).await;
+            let is_consumed = consumed.is_some_and(|consumed| consumed.is_ok());
+            if !is_consumed {
+                // Its consumer says so louder.
+                tracing::debug!("a lane is not consumed");
+            }
+            readiness.looked_at(Need::Queue, counted.is_ok() && is_consumed);
             metrics::dead_letters(counted.ok());
         }
     }

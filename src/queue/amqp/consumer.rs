@@ -24,6 +24,7 @@ use super::ladder::rung_for;
 use super::message::{self, Envelope};
 use super::publisher::{Publisher, close};
 use super::topology::{self, EXPIRY, queue_of};
+use crate::queue::consumed::Consumed;
 use crate::queue::outage::pauses;
 use crate::queue::{Delivery, Lane, QueueError, Receipt};
 
@@ -44,6 +45,8 @@ pub(super) struct LaneConsumer {
     pub(super) closing: CancellationToken,
     /// Empty when nobody holds a delivery.
     pub(super) handed_out: TaskTracker,
+    /// Told while this lane is consumed.
+    pub(super) consumed: Consumed,
 }
 
 /// Why a consumer came to its end.
@@ -149,9 +152,11 @@ impl LaneConsumer {
         channel: &Channel,
         careful: &mut u16,
     ) -> Result<(), Broken> {
+        let mut subscription = None;
         loop {
             let prefetch = if *careful > 0 { 1 } else { self.prefetch };
             let consumer = self.subscribe(channel, prefetch).await?;
+            subscription.get_or_insert_with(|| self.consumed.lane());
             match self.hand_out(channel, consumer, careful).await? {
                 End::Stopped => return Ok(()),
                 End::Resubscribe => topology::declare(&self.broker, connection)

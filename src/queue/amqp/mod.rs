@@ -52,6 +52,7 @@ use self::ladder::rung_for;
 use self::publisher::{PURPOSE, Publisher};
 use self::reply::Replier;
 use self::topology::{DEAD_LETTERS, EVENTS, EXPIRY, queue_of};
+use super::consumed::Consumed;
 use super::outage::pauses;
 use super::{Delivery, Lane, Outgoing, Queue, QueueError, ReplyTo};
 use crate::password::ReadPassword;
@@ -99,6 +100,7 @@ pub struct AmqpQueue {
     /// One token for each delivery that somebody holds.
     handed_out: TaskTracker,
     tasks: TaskTracker,
+    consumed: Consumed,
     _when_dropped: [DropGuard; 2],
 }
 
@@ -148,6 +150,7 @@ impl AmqpQueue {
             handing_out: TaskTracker::new(),
             handed_out: TaskTracker::new(),
             tasks,
+            consumed: Consumed::default(),
         })
     }
 
@@ -169,9 +172,14 @@ impl Queue for AmqpQueue {
             stopping: self.stopping.clone(),
             closing: self.closing.clone(),
             handed_out: self.handed_out.clone(),
+            consumed: self.consumed.clone(),
         };
         self.tasks.spawn(consumer.run(self.handing_out.token()));
         receiver
+    }
+
+    async fn consumed(&self) {
+        self.consumed.all().await;
     }
 
     async fn publish(&self, message: &Outgoing) -> Result<(), QueueError> {

@@ -12,6 +12,7 @@ use super::session::{Claimed, PostgresReceipt, Session};
 use super::{OPERATION_TIMEOUT, POLL, later, outage};
 use crate::clock;
 use crate::ledger::Ledger;
+use crate::queue::consumed::Consumed;
 use crate::queue::outage::pauses;
 use crate::queue::{Delivery, Lane, QueueError};
 
@@ -27,6 +28,8 @@ pub(super) struct LaneConsumer {
     pub(super) closing: CancellationToken,
     /// Empty when nobody holds a delivery.
     pub(super) handed_out: TaskTracker,
+    /// Told while this lane is consumed.
+    pub(super) consumed: Consumed,
 }
 
 impl LaneConsumer {
@@ -79,6 +82,7 @@ impl LaneConsumer {
     /// Hands out what the session can claim. Returns when told to stop, or when nobody listens any
     /// more.
     async fn hand_out(&self, session: &Arc<Session>) -> Result<(), QueueError> {
+        let _consumed = self.consumed.lane();
         let places = Arc::new(Semaphore::new(self.prefetch.into()));
         let mut poll_at = clock::monotonic_now() + POLL;
         loop {

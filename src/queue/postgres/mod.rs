@@ -32,6 +32,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::consumer::LaneConsumer;
+use super::consumed::Consumed;
 use super::outage::{Outage, pauses};
 use super::{Delivery, Lane, Outgoing, Queue, QueueError, ReplyTo, Sender};
 use crate::fault::Disposition;
@@ -81,6 +82,7 @@ pub struct PostgresQueue {
     /// One token for each delivery that somebody holds.
     handed_out: TaskTracker,
     tasks: TaskTracker,
+    consumed: Consumed,
     _when_dropped: [DropGuard; 2],
 }
 
@@ -123,6 +125,7 @@ impl PostgresQueue {
             handing_out: TaskTracker::new(),
             handed_out: TaskTracker::new(),
             tasks,
+            consumed: Consumed::default(),
         })
     }
 
@@ -166,9 +169,14 @@ impl Queue for PostgresQueue {
             stopping: self.stopping.clone(),
             closing: self.closing.clone(),
             handed_out: self.handed_out.clone(),
+            consumed: self.consumed.clone(),
         };
         self.tasks.spawn(consumer.run(self.handing_out.token()));
         receiver
+    }
+
+    async fn consumed(&self) {
+        self.consumed.all().await;
     }
 
     async fn publish(&self, message: &Outgoing) -> Result<(), QueueError> {

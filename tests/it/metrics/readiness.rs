@@ -9,7 +9,7 @@ use crate::support::services::QueueKind;
 use crate::support::site::Site;
 
 /// Longer than it takes until each was looked at again.
-const LOOKED_AT_SECONDS: u64 = 60;
+const LOOKED_AT_SECONDS: u64 = 120;
 
 /// The status and the lines that a path answers with.
 async fn lines(address: SocketAddr, path: &str) -> (bool, Vec<String>) {
@@ -85,10 +85,30 @@ async fn what_a_worker_does_not_reach_is_named_until_it_does() {
 }
 
 mod amqp {
-    use super::{address_of, becomes_ready, is, lines, misses, until};
+    use super::{address_of, becomes_ready, is, lines, misses, until, worker_with_metrics};
     use crate::metrics::{VARIABLE, samples};
     use crate::support::gate::Gate;
+    use crate::support::services::WORKER;
     use crate::support::site::Site;
+
+    /// The broker answers all the while.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_worker_that_is_handed_nothing_of_a_lane_is_not_ready() {
+        let site = Site::on_rabbitmq().await;
+        let (_worker, address) = worker_with_metrics(&site).await;
+        becomes_ready(address).await;
+        let broker = site.rabbitmq();
+        let allow = |configure: &str| {
+            let (write, read) = ("^(keycard\\.|amq\\.default$)", "^keycard\\.");
+            broker.set_permissions(&site.vhost, WORKER, configure, write, read);
+        };
+        allow("^$");
+        // Its consumer may not make it again.
+        broker.ctl(&["delete_queue", "--vhost", &site.vhost, "keycard.leases"]);
+        misses(address, &["the queue"], "was last reached").await;
+        allow("^keycard\\.");
+        becomes_ready(address).await;
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_worker_that_waits_for_its_broker_lives_and_is_not_ready() {
