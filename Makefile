@@ -36,12 +36,12 @@ test: export PROPTEST_RNG_SEED ?= 5# the same search each time; make verify look
 test: ## format, licences, lints, documentation, and every test
 	tests/setup.sh test
 	cargo fmt --check
-	infra/check.sh format
+	infra/check.sh format 2>&1 | tee target/test.log
 	target/tools/bin/cargo-deny --offline check --hide-inclusion-graph bans licenses sources
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --locked
 	status=0
-	cargo test --locked --no-fail-fast 2>&1 | tee target/test.log || status=$$?
+	cargo test --locked --no-fail-fast 2>&1 | tee --append target/test.log || status=$$?
 	tests/integration.sh 17 postgres $(ON_17) 2>&1 | tee --append target/test.log || status=$$?
 	awk -f tests/summary.awk target/test.log || status=1
 	exit $$status
@@ -76,6 +76,6 @@ verify: ## the integration tests on PostgreSQL 16, 17 and 18, every fault at eve
 	run make --no-print-directory soak
 	run cargo test --locked --test it -- --ignored infra::amqp
 	run infra/check.sh tools
-	run env KEYCARD=target/debug/keycard infra/check.sh all # last, as it says what it could not check
+	run env KEYCARD=target/debug/keycard infra/check.sh all
 	awk -f tests/summary.awk target/verify.log || status=1
 	exit $$status
