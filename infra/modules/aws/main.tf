@@ -10,6 +10,7 @@ locals {
     Condition = {
       StringEquals = {
         "aws:SourceAccount"                         = data.aws_caller_identity.this.account_id
+        "aws:RequestTag/eks-cluster-name"           = var.cluster_name
         "aws:RequestTag/kubernetes-namespace"       = var.namespace
         "aws:RequestTag/kubernetes-service-account" = var.service_account
       }

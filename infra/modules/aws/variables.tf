@@ -121,6 +121,11 @@ variable "requesters" {
   }
 
   validation {
+    condition     = !contains(values(var.requesters), "keycard-doctor")
+    error_message = "keycard-doctor is the requester of `keycard doctor`: nobody else reads what it rehearses with."
+  }
+
+  validation {
     condition     = alltrue([for name in values(var.requesters) : length("${var.name}-reader-${name}") <= 128])
     error_message = "A requester's policy has a name of more than 128 characters: name is too long, or the requester's."
   }

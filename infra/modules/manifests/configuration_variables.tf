@@ -22,10 +22,15 @@ variable "operators" {
     condition     = alltrue([for user in var.operators : user != var.broker.username && can(regex("^[^[:cntrl:]*]{1,128}$", user))])
     error_message = "operators are users of the broker by name: no patterns, and not keycard's own user."
   }
+
+  validation {
+    condition     = !contains(var.operators, "keycard-doctor")
+    error_message = "keycard-doctor is the requester of `keycard doctor`: no user of the broker has its name."
+  }
 }
 
 variable "databases" {
-  description = "The databases that keycard administers, by key. The password is in AWS Secrets Manager (secret: name or ARN) or in a Kubernetes secret. ca_file is a PEM file of the image or of ca_config_map; keycard's image has Amazon RDS's authorities as /etc/ssl/rds-ca.pem. connections_max, if given, is what the database can spare for all workers together."
+  description = "The databases that keycard administers, by key. The password is in AWS Secrets Manager (secret: name or ARN) or in a Kubernetes secret. ca_file is a PEM file of the image or of ca_config_map; keycard's image has Amazon RDS's authorities as /etc/ssl/rds-ca.pem. connections_max, if given, is what the database can spare for all workers together, and one more while a release is rolled out."
   type = map(object({
     host     = string
     port     = optional(number, 5432)
@@ -75,12 +80,13 @@ variable "databases" {
   }
 
   validation {
-    # One more, as comparing takes a connection of its own.
+    # One connection more, as comparing takes one of its own, and one worker more: a rollout's, or a run
+    # of drain_schedule.
     condition = alltrue([
       for d in values(var.databases) :
-      d.connections_max == null ? true : (var.scaling == null ? var.replicas : var.scaling.max_replicas) * (d.max_connections + 1) <= d.connections_max
+      d.connections_max == null ? true : ((var.scaling == null ? var.replicas : var.scaling.max_replicas) + 1) * (d.max_connections + 1) <= d.connections_max
     ])
-    error_message = "All workers together would take more connections than a database's connections_max: lower scaling.max_replicas, replicas or max_connections."
+    error_message = "All workers together, and one more while a release is rolled out, would take more connections than a database's connections_max: lower scaling.max_replicas, replicas or max_connections."
   }
 }
 
@@ -152,6 +158,11 @@ variable "roles" {
       user != var.broker.username && can(regex("^[^[:cntrl:]*]{1,128}$", user))
     ])
     error_message = "requesters are users of the broker by name: no patterns, and not keycard's own user."
+  }
+
+  validation {
+    condition     = !contains(flatten([for role in values(var.roles) : role.requesters]), "keycard-doctor")
+    error_message = "keycard-doctor is the requester of `keycard doctor`: no user of the broker has its name."
   }
 }
 

@@ -29,6 +29,7 @@ run "pod_identity_is_for_one_service_account" {
   assert {
     condition = jsondecode(aws_iam_role.worker.assume_role_policy).Statement[0].Condition.StringEquals == {
       "aws:SourceAccount"                         = "123456789012"
+      "aws:RequestTag/eks-cluster-name"           = "prod"
       "aws:RequestTag/kubernetes-namespace"       = "keycard"
       "aws:RequestTag/kubernetes-service-account" = "keycard"
     }
@@ -180,6 +181,14 @@ run "a_requester_that_is_not_encoded_is_refused" {
   command = plan
   variables {
     requesters = { "orders.eu" = "orders.eu" }
+  }
+  expect_failures = [var.requesters]
+}
+
+run "the_doctor_as_requester_is_refused" {
+  command = plan
+  variables {
+    requesters = { keycard-doctor = "keycard-doctor" }
   }
   expect_failures = [var.requesters]
 }

@@ -44,6 +44,14 @@ run "keycards_own_user_as_operator" {
   expect_failures = [var.operators]
 }
 
+run "the_doctor_as_operator" {
+  command = plan
+  variables {
+    operators = ["keycard-doctor"]
+  }
+  expect_failures = [var.operators]
+}
+
 run "no_database" {
   command = plan
   variables {
@@ -96,7 +104,7 @@ run "too_many_connections_of_one_worker" {
 run "more_connections_than_a_database_has" {
   command = plan
   variables {
-    databases = { app = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"], connections_max = 19 } }
+    databases = { app = { host = "a", dbname = "a", password = { secret = "a" }, allowed_roles = ["*"], connections_max = 24 } }
     scaling   = { broker_secret = { name = "keycard-keda" } }
   }
   expect_failures = [var.databases]
@@ -155,6 +163,14 @@ run "keycards_own_user_as_requester" {
   command = plan
   variables {
     roles = { app-role = { database = "app", groups = ["g"], requesters = ["keycard"] } }
+  }
+  expect_failures = [var.roles]
+}
+
+run "the_doctor_as_requester" {
+  command = plan
+  variables {
+    roles = { app-role = { database = "app", groups = ["g"], requesters = ["keycard-doctor"] } }
   }
   expect_failures = [var.roles]
 }
