@@ -7,10 +7,10 @@ locals {
   # amqps://b-....mq.eu-west-1.on.aws:5671
   host = local.create ? split(":", trimprefix(aws_mq_broker.this[0].instances[0].endpoints[0], "amqps://"))[0] : var.existing.host
 
+  # Groups may be made by the same apply, so that neither keys nor their number depend on one.
   openings = {
     for opening in setproduct(keys(var.client_security_group_ids), distinct([local.amqps_port, local.management_port])) :
     "${opening[0]}-${opening[1]}" => { client = var.client_security_group_ids[opening[0]], port = opening[1] }
-    if local.create || try(var.existing.security_group_id, null) != null
   }
 }
 

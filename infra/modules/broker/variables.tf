@@ -55,9 +55,14 @@ variable "subnet_ids" {
 }
 
 variable "client_security_group_ids" {
-  description = "Security groups that may speak AMQPS with the broker and call its management API: keycard's workers, KEDA and the services, by any name."
+  description = "Security groups that may speak AMQPS with the broker and call its management API: keycard's workers, KEDA and the services, by any name. None for an existing broker without security_group_id."
   type        = map(string)
   nullable    = false
+
+  validation {
+    condition     = var.existing == null ? true : var.existing.security_group_id != null || length(var.client_security_group_ids) == 0
+    error_message = "client_security_group_ids are let into existing.security_group_id, which is not given: name that, or no clients."
+  }
 }
 
 variable "engine_version" {

@@ -17,6 +17,10 @@ locals {
     )
   }
 
+  # In a URL a space is %20; + is one in forms only.
+  broker_username = replace(urlencode(var.broker.username), "+", "%20")
+  broker_vhost    = replace(urlencode(var.broker.vhost), "+", "%20")
+
   database_sections = [
     for key, d in var.databases : {
       header = "databases.${jsonencode(key)}"
@@ -52,7 +56,7 @@ locals {
       lines = merge(
         {
           kind     = jsonencode("amqp")
-          url      = jsonencode("amqps://${urlencode(var.broker.username)}@${var.broker.host}:${var.broker.port}/${urlencode(var.broker.vhost)}")
+          url      = jsonencode("amqps://${local.broker_username}@${var.broker.host}:${var.broker.port}/${local.broker_vhost}")
           password = local.passwords.broker
         },
         {

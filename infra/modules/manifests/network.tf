@@ -15,7 +15,7 @@ locals {
       databases = var.network.database_cidrs
       aws       = var.network.aws_cidrs
       collector = var.network.collector_cidrs
-      dns       = ["169.254.20.10/32"] # the node's own cache
+      dns       = var.network.dns_cidrs
       identity  = ["169.254.170.23/32"]
     } : whom => [for cidr in cidrs : { ipBlock = { cidr = cidr } }]
   }

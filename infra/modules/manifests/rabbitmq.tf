@@ -63,6 +63,6 @@ locals {
           read      = concat(["${name}.*", "keycard.events/${name}.*"], contains(var.operators, user) ? ["keycard.dead-letters"] : [])
         }
       },
-    ) : user => flatten([for permission, patterns in names : [for pattern in patterns : "${permission}:${urlencode(var.broker.vhost)}/${pattern}"]])
+    ) : user => flatten([for permission, patterns in names : [for pattern in patterns : "${permission}:${local.broker_vhost}/${pattern}"]])
   }
 }

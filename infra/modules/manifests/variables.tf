@@ -98,11 +98,12 @@ variable "log_level" {
 }
 
 variable "network" {
-  description = "Whom the workers may reach and who may read their metrics. Everything else is denied. The broker and the databases are in the address ranges given; aws_cidrs (port 443) are Secrets Manager's, narrower with a VPC endpoint. A broker in this cluster, and the collector of worker.otlp_endpoint, may be named by their namespaces, as many networks know pods by no address."
+  description = "Whom the workers may reach and who may read their metrics. Everything else is denied. The broker and the databases are in the address ranges given; aws_cidrs (port 443) are Secrets Manager's, and with IRSA those of STS, narrower with VPC endpoints. DNS is in kube-system or in dns_cidrs, by default the node's own cache; on EKS Auto Mode it is a process of the node: add the cluster's DNS address, such as 172.20.0.10/32. A broker in this cluster, and the collector of worker.otlp_endpoint, may be named by their namespaces, as many networks know pods by no address."
   type = object({
     broker_cidrs         = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
     database_cidrs       = optional(list(string), ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"])
     aws_cidrs            = optional(list(string), ["0.0.0.0/0"])
+    dns_cidrs            = optional(list(string), ["169.254.20.10/32"])
     broker_namespace     = optional(string)
     collector_cidrs      = optional(list(string), [])
     collector_namespace  = optional(string)
@@ -113,7 +114,7 @@ variable "network" {
 
   validation {
     condition = alltrue([
-      for cidr in concat(var.network.broker_cidrs, var.network.database_cidrs, var.network.aws_cidrs, var.network.collector_cidrs) : can(cidrnetmask(cidr))
+      for cidr in concat(var.network.broker_cidrs, var.network.database_cidrs, var.network.aws_cidrs, var.network.collector_cidrs, var.network.dns_cidrs) : can(cidrnetmask(cidr))
     ])
     error_message = "network holds IPv4 ranges such as 10.0.0.0/16."
   }
@@ -149,7 +150,7 @@ variable "monitoring" {
 }
 
 variable "scaling" {
-  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag management. With min_replicas 0 the cron runs a worker now and then, as a lost message would wake nobody."
+  description = "Scaling by KEDA on the queues' length; null leaves `replicas` workers. broker_secret is a Kubernetes secret whose key holds https://USER:PASSWORD@HOST:PORT/VHOST of a broker user with the tag management; KEDA's operator has to trust the broker's authority by its own configuration. With min_replicas 0 the cron runs a worker now and then, as a lost message would wake nobody."
   type = object({
     broker_secret            = object({ name = string, key = optional(string, "host") })
     min_replicas             = optional(number, 1)

@@ -45,7 +45,8 @@ run "amazon_mq_is_private_and_over_tls" {
 
 run "an_existing_broker_is_left_as_it_is" {
   variables {
-    existing = { host = "broker.example.com", management_port = 15671 }
+    existing                  = { host = "broker.example.com", management_port = 15671 }
+    client_security_group_ids = {}
   }
 
   assert {
@@ -67,6 +68,21 @@ run "an_existing_brokers_group_lets_the_clients_in" {
     condition     = toset([for rule in aws_vpc_security_group_ingress_rule.client : rule.security_group_id]) == toset(["sg-there"]) && length(aws_vpc_security_group_ingress_rule.client) == 4
     error_message = "The clients are not let in."
   }
+}
+
+run "its_group_and_theirs_may_be_made_by_the_same_apply" {
+  command = plan
+  module {
+    source = "./tests/same_apply"
+  }
+}
+
+run "clients_of_a_broker_without_group_are_refused" {
+  command = plan
+  variables {
+    existing = { host = "broker.example.com" }
+  }
+  expect_failures = [var.client_security_group_ids]
 }
 
 run "a_weak_administrator_is_refused" {
@@ -144,7 +160,7 @@ run "an_administrator_whom_amazon_mq_refuses_is_refused" {
 run "a_url_as_host_is_refused" {
   command = plan
   variables {
-    existing = { host = "amqps://broker.example.com" }
+    existing = { host = "amqps://broker.example.com", security_group_id = "sg-there" }
   }
   expect_failures = [var.existing]
 }
@@ -152,7 +168,7 @@ run "a_url_as_host_is_refused" {
 run "a_port_out_of_range_is_refused" {
   command = plan
   variables {
-    existing = { host = "broker.example.com", port = 0 }
+    existing = { host = "broker.example.com", port = 0, security_group_id = "sg-there" }
   }
   expect_failures = [var.existing]
 }

@@ -159,6 +159,14 @@ run "without_keda_a_job_drains" {
   assert {
     condition = alltrue(flatten([
       for m in output.manifests : [
+        for r in m.spec.groups[0].rules : !contains(["KeycardNoWorker", "KeycardNotSwept"], r.alert)
+      ] if m.kind == "PrometheusRule"
+    ]))
+    error_message = "Having no worker is usual, and nobody scrapes a run."
+  }
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [
         for c in m.spec.jobTemplate.spec.template.spec.containers : [!can(c.livenessProbe), !can(c.ports), c.securityContext.readOnlyRootFilesystem]
       ] if m.kind == "CronJob"
     ]))
@@ -222,6 +230,20 @@ run "a_collector_without_a_port_is_reached_at_its_schemes" {
   }
 }
 
+run "dns_may_be_at_an_address" {
+  command = plan
+  variables {
+    network = { dns_cidrs = ["172.20.0.10/32"] }
+  }
+
+  assert {
+    condition = flatten([
+      for m in output.manifests : [for rule in m.spec.egress : jsonencode(rule.to) if rule.ports[0].port == 53] if m.kind == "NetworkPolicy"
+    ]) == [jsonencode([{ namespaceSelector = { matchLabels = { "kubernetes.io/metadata.name" = "kube-system" } } }, { ipBlock = { cidr = "172.20.0.10/32" } }])]
+    error_message = "On EKS Auto Mode no name is found."
+  }
+}
+
 run "monitoring_can_be_left_out" {
   command = plan
   variables {
@@ -231,6 +253,21 @@ run "monitoring_can_be_left_out" {
   assert {
     condition     = length([for m in output.manifests : m if strcontains(m.apiVersion, "monitoring") || endswith(m.metadata.name, "-dashboard")]) == 0
     error_message = "Clusters without the Prometheus operator refuse its objects."
+  }
+}
+
+run "alerts_are_of_this_installation" {
+  command = plan
+  variables {
+    namespace = "elsewhere"
+  }
+
+  assert {
+    condition = alltrue(flatten([
+      for m in output.manifests : [for r in m.spec.groups[0].rules : endswith(r.expr, ") and on (namespace) label_replace(vector(1), \"namespace\", \"elsewhere\", \"\", \"\")")]
+      if m.kind == "PrometheusRule"
+    ]))
+    error_message = "An alert on the workers of another namespace."
   }
 }
 
@@ -301,6 +338,22 @@ run "a_token_allows_what_the_definitions_do" {
   assert {
     condition     = [for user, scopes in output.rabbitmq_scopes : user if contains(scopes, "read:keycard/keycard.dead-letters")] == ["platform-ops"]
     error_message = "Only operators look at dead letters."
+  }
+}
+
+run "a_space_is_no_plus" {
+  command = plan
+  variables {
+    broker = { host = "broker.example.com", username = "key card", vhost = "the vhost", password = { secret = "keycard-broker" } }
+  }
+
+  assert {
+    condition     = strcontains(output.keycard_toml, "url = \"amqps://key%20card@broker.example.com:5671/the%20vhost\"")
+    error_message = output.keycard_toml
+  }
+  assert {
+    condition     = contains(output.rabbitmq_scopes["orders-svc"], "write:the%20vhost/keycard.requests")
+    error_message = jsonencode(output.rabbitmq_scopes)
   }
 }
 
