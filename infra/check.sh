@@ -298,7 +298,7 @@ security() {
     say "checkov"
     local checkov=("$venv/bin/checkov" --skip-download --quiet --compact)
     "${checkov[@]}" --directory infra --framework terraform
-    # CKV_K8S_11 asks for CPU limits: they would throttle revocations while the node has time to spare.
+    # CKV_K8S_11 asks for CPU limits: modules/manifests/workload.tf says why there are none.
     "${checkov[@]}" --file "$out/kubernetes.yaml" --framework kubernetes --skip-check CKV_K8S_11
 }
 

@@ -30,6 +30,7 @@ locals {
     imagePullPolicy = "IfNotPresent"
     args            = ["--log-level", var.log_level, "--log-format", "json", "worker"]
     env             = [{ name = "AWS_REGION", value = var.store.region }]
+    # No CPU limit: it would throttle revocations while the node has time to spare.
     resources = {
       requests = { cpu = var.resources.cpu, memory = var.resources.memory }
       limits   = { memory = var.resources.memory_limit }
