@@ -58,6 +58,7 @@ main() {
     tools) tools ;;
     render)
         if has_terraform; then
+            check_terraform examples/gitops
             render
             cp "$out"/{keycard.toml,definitions.json,scopes.json} "$kept"
         fi
@@ -312,6 +313,13 @@ monitoring() {
         grep -qx "## $name" infra/RUNBOOK.md || fail "infra/RUNBOOK.md has no section $name"
         grep -q "alertname: $name\$" infra/modules/manifests/tests/alerts.yaml || fail "no test of the alert $name"
     done
+    if [[ -e $out/manifests.yaml ]]; then
+        "$venv/bin/python" -c 'import sys, yaml
+rules = [o["spec"] for o in yaml.safe_load_all(sys.stdin) if o["kind"] == "PrometheusRule"]
+yaml.safe_dump(*rules, sys.stdout)' <"$out/manifests.yaml" >"$out/rules.yaml"
+        "$promtool" check rules "$out/rules.yaml"
+        (cd infra/modules/manifests/tests && "$promtool" test rules rendered_alerts.yaml)
+    fi
     mkdir -p "$out"
     "$venv/bin/python" - "$files/dashboard.json" >"$out/dashboard-rules.yaml" <<'PYTHON'
 import json, re, sys
