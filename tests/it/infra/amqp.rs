@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::options::{
-    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions,
+    BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ExchangeDeclareOptions,
+    QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::support::broker::{bind, confirming_channel, publish_to, take_all};
 use crate::support::client::{SOON, command_of, fresh_id};
 use crate::support::process::{Output, Worker};
+use crate::support::queues::Queues;
 use crate::support::site::Site;
 
 /// The users that they make have their names as passwords.
@@ -30,6 +32,7 @@ async fn with_its_definitions_a_service_can_ask_and_read_its_own_and_nothing_els
     let requested = as_user("orders-svc", &site, &["request", "app-role"]);
     assert!(requested.status.success(), "{}", requested.stderr);
     site.assert_no_dead_letters().await;
+    binds_commands_to_its_results(&site, &orders).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,6 +158,58 @@ async fn may_do_nothing_else(orders: &Connection) {
             .unwrap();
         refused(exchange, publishing.await);
     }
+    for exchange in ["keycard.expiry", "keycard.events", "keycard.unrouted", ""] {
+        let channel = orders.create_channel().await.unwrap();
+        let arguments = argument("x-dead-letter-exchange", exchange);
+        let options = QueueDeclareOptions::default();
+        let declaring = channel.queue_declare("orders-svc.dead".into(), options, arguments);
+        refused(exchange, declaring.await);
+    }
+    for alternate in ["keycard.expiry", "keycard.events", "keycard.unrouted"] {
+        let channel = orders.create_channel().await.unwrap();
+        let declaring = channel.exchange_declare(
+            "orders-svc.exchange".into(),
+            ExchangeKind::Fanout,
+            ExchangeDeclareOptions::default(),
+            argument("alternate-exchange", alternate),
+        );
+        refused(alternate, declaring.await);
+    }
+    for queue in ["keycard.requests", "keycard.leases", "keycard.expiry"] {
+        let channel = orders.create_channel().await.unwrap();
+        let none = FieldTable::default();
+        let unbinding = channel.queue_unbind(queue.into(), queue.into(), "".into(), none);
+        refused(queue, unbinding.await);
+        let channel = orders.create_channel().await.unwrap();
+        let purging = channel.queue_purge(queue.into(), QueuePurgeOptions::default());
+        refused(queue, purging.await);
+        let channel = orders.create_channel().await.unwrap();
+        let deleting = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+        refused(queue, deleting.await);
+    }
+}
+
+/// `RabbitMQ` cannot allow to publish to an exchange and forbid to bind a queue of the same name. What
+/// comes of it: each result is a dead letter as well.
+async fn binds_commands_to_its_results(site: &Site, orders: &Connection) {
+    let channel = orders.create_channel().await.unwrap();
+    bind(&channel, "keycard.requests", "orders-svc.#")
+        .await
+        .unwrap();
+    let requested = as_user("orders-svc", site, &["request", "app-role"]);
+    assert!(requested.status.success(), "{}", requested.stderr);
+    let letter = Queues::of(site).await.dead_letter().await;
+    assert_eq!(
+        letter.reason,
+        "unauthenticated: keycard's own user sends no commands"
+    );
+    site.assert_no_dead_letters().await;
+
+    // Who has bound may unbind.
+    let (exchange, key) = ("keycard.events".into(), "orders-svc.#".into());
+    let none = FieldTable::default();
+    let unbinding = channel.queue_unbind("keycard.requests".into(), exchange, key, none);
+    unbinding.await.unwrap();
 }
 
 /// The command line as a user of the broker has it.
@@ -168,6 +223,12 @@ async fn connect(site: &Site, user: &str) -> Connection {
     Connection::connect(&site.uri(user), ConnectionProperties::default())
         .await
         .unwrap()
+}
+
+fn argument(name: &str, value: &str) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    arguments.insert(name.into(), AMQPValue::LongString(value.into()));
+    arguments
 }
 
 async fn declare(channel: &Channel, queue: &str) -> lapin::Result<lapin::Queue> {
