@@ -18,7 +18,7 @@ module "broker" {
     management_port   = 15671
     security_group_id = var.broker_security_group_id
   }
-  client_security_group_ids = { workers = var.worker_security_group_id }
+  client_security_group_ids = var.broker_security_group_id == null ? {} : { workers = var.worker_security_group_id }
 }
 
 module "manifests" {
