@@ -77,14 +77,16 @@ fn parse(url: &str) -> Result<(String, Uri), UrlFault> {
         Ok(_) | Err(_) => return fault("names no host, or more than host, port and path"),
     };
     if !url.authority().is_some_and(is_host_and_port) {
-        return fault("has an invalid port");
+        return fault("has no host or an invalid port");
     }
     Ok((user.into_owned(), url))
 }
 
 /// Whether it is a host, with a port that there can be if any.
 pub(super) fn is_host_and_port(authority: &Authority) -> bool {
-    authority.as_str() == authority.host() || authority.port_u16().is_some_and(|port| port > 0)
+    let host = authority.host();
+    !host.is_empty()
+        && (authority.as_str() == host || authority.port_u16().is_some_and(|port| port > 0))
 }
 
 #[cfg(test)]
@@ -122,8 +124,9 @@ mod tests {
                 "https://a@b?canary=1",
                 "names no host, or more than host, port and path",
             ),
-            ("https://a@b:canary", "has an invalid port"),
-            ("https://a@b:0", "has an invalid port"),
+            ("https://a@b:canary", "has no host or an invalid port"),
+            ("https://a@b:0", "has no host or an invalid port"),
+            ("https://a@:443", "has no host or an invalid port"),
             (
                 "amqps://canary@b",
                 "does not begin with https:// or http://",
