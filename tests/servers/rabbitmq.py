@@ -92,11 +92,18 @@ class RabbitMq(Server):
         if not self.mapper:
             # A broker that finds none starts one that outlives it.
             self.mapper = self.spawn(["epmd", "-address", HOST, "-port", self.mapper_port])
+        self.logged_before = self.log.stat().st_size
         super().start()
 
     def is_ready(self):
         ports = (self.port, self.http_port, self.https_port)
-        return all(accepts_connections(port) for port in ports if port)
+        return all(accepts_connections(port) for port in ports if port) and self.has_started()
+
+    def has_started(self):
+        """Whether it says so: rabbitmqctl is refused until then, although its ports are open."""
+        with self.log.open("rb") as log:
+            log.seek(self.logged_before)
+            return b"Server startup complete" in log.read()
 
     def remove(self):
         if self.mapper:
