@@ -14,8 +14,9 @@ use super::eventually;
 use super::services::QueueKind;
 use super::site::Site;
 
-/// Long enough for everything that has no reason to wait, on a busy machine.
-pub const SOON: u64 = 30;
+/// Long enough for everything that has no reason to wait, or for twenty seconds of a lease at most,
+/// on a machine that is busy and stops for seconds.
+pub const SOON: u64 = 90;
 
 /// A connected service.
 pub struct Client {
