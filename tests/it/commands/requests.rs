@@ -5,6 +5,8 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::{Person, causes, is_sent, live_leases};
+use crate::support::client::SOON;
+use crate::support::eventually;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
 use crate::support::servers::shared_moto;
 use crate::support::site::{Site, StoreKind, Wishes};
@@ -103,9 +105,10 @@ async fn a_credential_that_cannot_be_read_is_given_back() {
         .set("AWS_ACCESS_KEY_ID", "orders")
         .set("AWS_SECRET_ACCESS_KEY", "orders")
         .set("AWS_EC2_METADATA_DISABLED", "true");
+    // However often it is asked.
     aws.fail_next_of(
         Operation::GetSecretValue,
-        1,
+        100,
         Fault::Refuse("AccessDeniedException"),
     );
     let output = orders.keycard(&["request", "app-role", "--format", "json"]);
@@ -133,7 +136,7 @@ async fn an_interrupted_request_is_given_back() {
     worker.signal("STOP");
     let mut waiting = orders.start("answered", &["request", "app-role"]);
     let queued = async || is_sent(&site, "requests").await.then_some(());
-    crate::support::eventually("the request is queued", 30, queued).await;
+    eventually("the request is queued", SOON, queued).await;
     waiting.signal("INT");
     waiting.says("interrupted; waiting for the answer").await;
     worker.signal("CONT");
@@ -157,7 +160,7 @@ async fn a_request_that_nobody_answers_tells_what_may_come_of_it() {
     let orders = Person::new(&site, "orders-svc");
     let queued = async || is_sent(&site, "requests").await.then_some(());
     let mut waiting = orders.start("unanswered", &["run", "app-role", "--", "true"]);
-    crate::support::eventually("the request is queued", 30, queued).await;
+    eventually("the request is queued", SOON, queued).await;
     waiting.signal("TERM");
     waiting.says("interrupted; waiting for the answer").await;
     waiting.signal("TERM");

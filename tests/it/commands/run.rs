@@ -143,18 +143,19 @@ async fn a_lease_is_renewed_while_its_command_runs() {
     let mut running = orders.start(
         "renewed",
         &[
-            "run", "app-role", "--ttl", "10s", "--", "sh", "-c",
-            "echo pid $$; trap 'psql -Atc \"SELECT 40 + 2\"; exit' USR1; while :; do sleep 0.1; done",
+            "run", "app-role", "--ttl", "20s", "--", "sh", "-c",
+            "trap 'psql -Atc \"SELECT 40 + 2\"; exit' USR1; echo pid $$; while :; do sleep 0.1; done",
         ],
     );
     let child = pid(&running).await;
-    // Past its first end.
-    eventually("three renewals", 60, async || {
-        let renewed =
-            "SELECT count(*) FROM keycard.leases WHERE state = 'active' AND generation > 3";
-        (site.count(renewed).await == 1).then_some(())
+    eventually("its first end is past", SOON, async || {
+        let past = "SELECT count(*) FROM keycard.leases
+                    WHERE clock_timestamp() > issued_at + interval '20 s'";
+        (site.count(past).await == 1).then_some(())
     })
     .await;
+    let renewed = "SELECT count(*) FROM keycard.leases WHERE state = 'active' AND generation > 1";
+    assert_eq!(site.count(renewed).await, 1, "{}", running.stderr());
     signal(child, "USR1");
     assert_eq!(running.exit().await.code(), Some(0));
     assert!(running.stdout().ends_with("42\n"), "{}", running.stdout());
@@ -165,7 +166,8 @@ async fn a_lease_is_renewed_while_its_command_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_lease_is_told_before_it_comes() {
     let site = Site::new(Wishes {
-        role: "default_ttl = \"6s\"\nmax_ttl = \"10s\"".to_owned(),
+        // Renewed after 9 s, told after 16: each with seven seconds to spare or more.
+        role: "default_ttl = \"18s\"\nmax_ttl = \"23s\"".to_owned(),
         ..Wishes::default()
     })
     .await;
@@ -178,6 +180,12 @@ async fn the_end_of_a_lease_is_told_before_it_comes() {
     running
         .says("the lease has ended; the command goes on")
         .await;
+    // The command goes by its own clock. A lease that is being ended is given back a while later.
+    eventually("the lease is over", SOON, async || {
+        let closed = "SELECT count(*) FROM keycard.leases WHERE state = 'closed'";
+        (site.count(closed).await == 1).then_some(())
+    })
+    .await;
     running.signal("TERM");
     assert_eq!(running.exit().await.code(), Some(143));
     let said = running.stderr();
@@ -186,11 +194,7 @@ async fn the_end_of_a_lease_is_told_before_it_comes() {
         before.contains("the lease ends at 20") && !said.contains("could not be revoked"),
         "{said}"
     );
-    // The command goes by its own clock.
-    eventually("the lease is over", SOON, async || {
-        (causes(&site).await == ["expired"]).then_some(())
-    })
-    .await;
+    assert_eq!(causes(&site).await, ["expired"]);
 }
 
 /// Nobody is left to give the lease back: it ends with its TTL.
@@ -205,7 +209,8 @@ async fn killed_it_leaves_nothing_beyond_its_ttl() {
             "run",
             "app-role",
             "--ttl",
-            "3s",
+            // Nothing renews it, and its command has to have started by then.
+            "20s",
             "--",
             "sh",
             "-c",
@@ -260,7 +265,7 @@ async fn a_revocation_that_nobody_answers_is_told_with_the_leases_end() {
     let site = Site::usual().await;
     let mut worker = site.worker().await;
     let orders = Person::new(&site, "orders-svc");
-    let script = "echo pid $$; trap 'exit 7' USR1; while :; do sleep 0.05; done";
+    let script = "trap 'exit 7' USR1; echo pid $$; while :; do sleep 0.05; done";
     let mut running = orders.start("alone", &["run", "app-role", "--", "sh", "-c", script]);
     pid(&running).await;
     worker.kill();

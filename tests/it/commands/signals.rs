@@ -82,12 +82,16 @@ async fn the_keys_of_a_terminal_reach_the_command_once() {
         )
         .await
     };
-    let said = until_it_shows("pid ").await;
-    let pid = said.split("pid ").nth(1).unwrap().lines().next().unwrap();
+    let keycard = eventually("the child says who started it", SOON, async || {
+        let said = shown();
+        let (line, _) = said.split_once("pid ")?.1.split_once('\n')?;
+        line.trim().parse().ok()
+    })
+    .await;
     let mut keys = terminal.stdin.take().unwrap();
     keys.write_all(b"\x03").unwrap();
     until_it_shows("got INT").await;
-    signal(pid.trim().parse().unwrap(), "TERM");
+    signal(keycard, "TERM");
     until_it_shows("got TERM").await;
     let status = eventually("script ends", SOON, async || terminal.try_wait().unwrap()).await;
     assert_eq!(status.code(), Some(4), "{}", shown());
