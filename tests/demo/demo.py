@@ -20,7 +20,7 @@ from sites import SITES, Failure
 
 BOLD, DIM, PLAIN = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-GONE_SECONDS = 20
+GONE_SECONDS = 90
 
 
 def main():
@@ -56,7 +56,7 @@ def tell(site):
     chapter("A worker; a service asks for a credential and uses it")
     shell.show("keycard worker &")
     print(site.start_worker())
-    shell.run("keycard request shop-app --ttl 12s --format env > orders.env")
+    shell.run("keycard request shop-app --ttl 15s --format env > orders.env")
     shell.run('. ./orders.env; psql -c "SELECT current_user, count(*) AS orders FROM orders"')
 
     chapter("Another service gets another login, which goes when its command ends")
@@ -65,7 +65,7 @@ def tell(site):
 
     chapter("A renewal: the same login, a later end")
     lease = next(lease for lease in shell.leases() if lease["requester"] == "orders-svc")
-    shell.run(f"keycard lease renew {lease['lease_id']} --ttl 12s")
+    shell.run(f"keycard lease renew {lease['lease_id']} --ttl 15s")
     shell.run(site.secrets)
 
     chapter("Its time is up: PostgreSQL refuses the login; login and secret are gone")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 BINARIES = TESTS.parent / "target/debug"
-READY_SECONDS = 30
+READY_SECONDS = 90
 
 SERVICES = ("orders-svc", "billing-svc")  # their passwords are their names: they live for a demo
 

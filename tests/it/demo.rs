@@ -47,7 +47,7 @@ fn told(kind: &str, last: Option<&str>) -> (String, ExitStatus) {
 /// than the story.
 fn await_end_of_processes_at_home_in(directory: &TempDir) {
     let home = format!("HOME={}", directory.path().display());
-    let deadline = monotonic_now() + Duration::from_secs(20);
+    let deadline = monotonic_now() + Duration::from_secs(90);
     loop {
         let running: Vec<String> = std::fs::read_dir("/proc")
             .unwrap()
