@@ -43,7 +43,7 @@ async fn the_services_say_why_they_are_denied() {
 /// Asks until it is answered; follows a renewal that it did not ask for; renews; changes to another
 /// login when the first can be renewed no more; and gives back what it has.
 async fn whole_life(service: fn(&Site) -> Command) {
-    let site = site("default_ttl = \"24s\"\nmax_ttl = \"24s\"").await;
+    let site = site("default_ttl = \"30s\"\nmax_ttl = \"30s\"").await;
     // Leaves what the service connects to, and nobody who answers it.
     site.worker().await.kill();
     let other_instance = site.client("orders-svc").await;
@@ -58,7 +58,7 @@ async fn whole_life(service: fn(&Site) -> Command) {
     let (lease, password) = credential(&site, &first).await;
 
     // Ends before half of its life has passed, so only who follows it can renew it in time.
-    other_instance.renew(&lease, Some(12)).await;
+    other_instance.renew(&lease, Some(14)).await;
     says(&process, &format!("{first} generation 2")).await;
     says(&process, &format!("{first} generation 3")).await;
 
