@@ -15,8 +15,9 @@ use crate::queue::ANSWER;
 use crate::store::credential::Credential;
 use crate::wire::Issued;
 
-/// How long an interrupted command waits for an answer that may be on its way.
-const INTERRUPTED_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an interrupted command waits for an answer that may be on its way: a second try's, too,
+/// as for a revocation.
+const INTERRUPTED_PATIENCE: Duration = Duration::from_secs(25);
 
 /// A credential, and the lease that it belongs to.
 pub(super) struct Held {

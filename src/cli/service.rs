@@ -27,8 +27,9 @@ const SOURCE: &str = "/keycard/cli";
 /// issues nothing. Asking itself gives up after half a minute; the rest is for clocks that differ.
 pub(super) const REQUEST_WAITS: Duration = Duration::from_mins(2);
 
-/// How long a revocation may take before it is left to the lease's own end.
-const REVOCATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a revocation may take before it is left to the lease's own end. A broker may lose an
+/// answer, and asking asks again after ten seconds: so there is time for a second try.
+const REVOCATION_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The user of the [client] section, able to send commands.
 pub(super) struct Service {

@@ -14,7 +14,7 @@ use super::steps::{
 use super::{Cause, Difference, Event, Lease, Policy, State};
 
 /// How soon a revocation comes back that met the lease's own end: its sender waits for the answer,
-/// the command line for ten seconds.
+/// the command line for 25 seconds.
 const REVOKED_MEANWHILE: SignedDuration = SignedDuration::from_secs(5);
 
 /// Decides what `event` does to `lease` at `now`, the ledger's clock read under the lease's lock.
