@@ -315,7 +315,12 @@ pub(super) async fn check_record(
         .await
         .map_err(|error| sql(database, &error))?;
     let problem = match row {
-        None => "it holds no record of whose it is".to_owned(),
+        // Whoever prepares it has migrated it, and records next whose it is.
+        None => {
+            return Err(LedgerError::NoLedger {
+                database: database.to_owned(),
+            });
+        }
         Some(row) if row.get::<_, &str>(0) != installation => format!(
             "it is the ledger of installation {:?}, and this is {installation:?}",
             row.get::<_, &str>(0)
