@@ -48,11 +48,12 @@ async fn a_whole_life_leaves_one_row_and_one_line_for_each_decision() {
     drop(site.worker().await);
     let worker = site.worker_at("error", &[]);
     let orders = site.client("orders-svc").await;
-    let issued = orders.issued("app-role", Some(6)).await;
+    let issued = orders.issued("app-role", Some(600)).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
-    let renewal = orders.renew(lease_id, Some(9)).await;
+    // It ends soon from then on, however long it took to come to that.
+    let renewal = orders.renew(lease_id, Some(3)).await;
     let renewed = orders.answer(&renewal).await;
-    let revoked = orders.notice("lease.revoked.v1", lease_id, SOON).await;
+    let revoked = orders.notice("lease.revoked.v1", lease_id, 90).await;
     let rows = site.audit_until("closed", lease_id).await;
 
     let decisions = column(&rows, "decision");

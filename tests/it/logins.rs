@@ -18,6 +18,10 @@ use crate::support::eventually;
 use crate::support::process::Worker;
 use crate::support::site::Site;
 
+/// Longer than a revocation takes that has failed a few times, or met an attempt that holds the
+/// lease: pauses between attempts grow to 20 s before it is stuck, and a hold is 30 s.
+const TRIED_AGAIN: u64 = 180;
+
 const CREATE: &str =
     r#"CREATE ROLE "{{name}}" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
 
@@ -135,15 +139,20 @@ impl Guest {
     /// Revokes it, which must succeed.
     async fn is_revoked(&self) {
         let id = self.orders.revoke(&self.lease_id).await;
-        eventually("the lease is closed", 60, async || {
+        eventually("the lease is closed", TRIED_AGAIN, async || {
             let shown = self.shown();
             assert_eq!(shown["failures"], 0, "{shown:#}");
             (shown["state"] == "closed").then_some(())
         })
         .await;
-        let answer = self.orders.answer(&id).await;
-        assert_eq!(answer.kind(), "lease.revoked.v1", "{}", answer.event);
+        self.ends(&id).await;
         assert!(!self.exists().await, "{}", self.role);
+    }
+
+    /// Waits for the answer to a revocation, which may have failed before.
+    async fn ends(&self, id: &str) {
+        let answer = self.orders.answer_within(id, TRIED_AGAIN).await;
+        assert_eq!(answer.kind(), "lease.revoked.v1", "{}", answer.event);
     }
 
     /// The lease as an operator sees it.
@@ -151,10 +160,16 @@ impl Guest {
         self.site.shown(&self.lease_id)
     }
 
-    /// Waits until a revocation has failed, and returns why.
-    async fn failure(&self) -> String {
-        let shown = eventually("a failed revocation", 60, async || {
-            Some(self.shown()).filter(|shown| shown["failures"].as_u64() >= Some(1))
+    /// Waits until a revocation has failed for the reason that these words tell, and returns the
+    /// whole of it: on a busy machine an attempt before may have failed for another.
+    async fn failure(&self, words: &str) -> String {
+        let what = format!("a failure that tells of {words:?}");
+        let shown = eventually(&what, TRIED_AGAIN, async || {
+            Some(self.shown()).filter(|shown| {
+                let told = shown["last_failure"].as_str();
+                shown["failures"].as_u64() >= Some(1)
+                    && told.is_some_and(|told| told.contains(words))
+            })
         });
         shown.await["last_failure"].as_str().unwrap().to_owned()
     }

@@ -20,6 +20,14 @@ async fn at_commit(site: &Site, what: &str) {
 async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
     const LOCK: &str = "4711";
     let site = Site::usual().await;
+    // The commit waits for as long as this test takes to kill the worker.
+    site.rewrite(
+        &format!("/{}\"\nusername", site.dbname),
+        &format!(
+            "/{}?options=-c%20statement_timeout%3D60s%20-c%20lock_timeout%3D60s\"\nusername",
+            site.dbname
+        ),
+    );
     let mut worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     at_commit(&site, &format!("PERFORM pg_advisory_xact_lock({LOCK})")).await;
@@ -29,8 +37,10 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
         .unwrap();
     orders.request("app-role", None).await;
     eventually("the worker commits", SOON, async || {
-        let waiting =
-            site.count("SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 4711");
+        let waiting = site.count(
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 4711
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        );
         (waiting.await == 1).then_some(())
     })
     .await;

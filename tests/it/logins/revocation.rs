@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{CREATE, Guest};
-use crate::support::client::SOON;
+use super::{CREATE, Guest, TRIED_AGAIN};
 use crate::support::eventually;
 
 fn revoking(statements: &Value) -> Value {
@@ -38,11 +37,7 @@ async fn revocation_statements_that_fail_leave_the_login_disabled_and_are_tried_
     let session = guest.session().await;
     let id = guest.orders.revoke(&guest.lease_id).await;
 
-    let failure = guest.failure().await;
-    assert!(
-        failure.contains("revocation_statements: statement 2: "),
-        "{failure}"
-    );
+    let failure = guest.failure("revocation_statements: statement 2: ").await;
     assert!(failure.contains("goodbyes"), "{failure}");
     assert_eq!(guest.shown()["state"], "revoking");
     assert!(guest.is_disabled().await);
@@ -60,8 +55,7 @@ async fn revocation_statements_that_fail_leave_the_login_disabled_and_are_tried_
         guest.site.admin
     );
     guest.superuser(&mend).await;
-    let answer = guest.orders.answer(&id).await;
-    assert_eq!(answer.kind(), "lease.revoked.v1");
+    guest.ends(&id).await;
     assert!(!guest.exists().await);
     let goodbyes = "SELECT count(*) FROM public.goodbyes WHERE username = 'USERNAME'";
     assert_eq!(guest.reads::<i64>(goodbyes).await, 1);
@@ -86,8 +80,7 @@ async fn revocation_statements_that_go_too_far_are_undone() {
         .collect();
     for (guest, (_, words)) in Guest::each(&keys, "").await.iter().zip(&roles) {
         guest.orders.revoke(&guest.lease_id).await;
-        let failure = guest.failure().await;
-        assert!(failure.contains(words), "{failure}");
+        guest.failure(words).await;
         assert!(guest.is_disabled().await, "{words}");
     }
 }
@@ -102,8 +95,7 @@ async fn revocation_statements_that_take_too_long_leave_the_login_disabled() {
     )
     .await;
     guest.orders.revoke(&guest.lease_id).await;
-    let failure = guest.failure().await;
-    assert!(failure.contains("statement 3: SQLSTATE 57014"), "{failure}");
+    guest.failure("statement 3: SQLSTATE 57014").await;
     assert!(guest.is_disabled().await);
 }
 
@@ -150,7 +142,7 @@ async fn what_a_login_owns_can_be_kept_and_what_it_was_granted_is_dropped() {
 
     // This time nobody asks: it is due.
     assert_eq!(guest.renewal(1).await.kind(), "lease.renewed.v1");
-    eventually("the login is gone", SOON, async || {
+    eventually("the login is gone", TRIED_AGAIN, async || {
         (!guest.exists().await).then_some(())
     })
     .await;

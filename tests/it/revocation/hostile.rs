@@ -52,7 +52,12 @@ async fn what_a_login_leaves_open_for_others_is_shut_though_the_login_stays() {
             ))
             .await;
         guest.orders.revoke(&guest.lease_id).await;
-        guest.failure().await;
+        let words = if keys.is_empty() {
+            "the login owns"
+        } else {
+            "does not exist"
+        };
+        guest.failure(words).await;
         for attempt in &tries {
             let error = stranger.batch_execute(attempt).await.unwrap_err();
             assert_eq!(error.code().unwrap().code(), "42501", "{keys} {attempt}");
@@ -83,8 +88,7 @@ async fn an_open_change_of_a_login_is_a_failure_that_is_seen() {
     assert_eq!(shown["state"], "revoking");
     guest.orders.issued("app-role", None).await;
     hostile.batch_execute("ROLLBACK").await.unwrap();
-    let answer = guest.orders.answer_within(&id, 60).await;
-    assert_eq!(answer.kind(), "lease.revoked.v1");
+    guest.ends(&id).await;
     guest.assert_shut_out().await;
 }
 
@@ -132,7 +136,7 @@ async fn databases_that_cannot_be_reached_are_reported_and_tried_again() {
         ))
         .await;
     let id = guest.orders.revoke(&guest.lease_id).await;
-    let failure = guest.failure().await;
+    let failure = guest.failure(&format!("in database {closed:?}: ")).await;
     for dbname in [closed, private] {
         assert!(
             failure.contains(&format!("in database {dbname:?}: ")),
@@ -151,10 +155,7 @@ async fn databases_that_cannot_be_reached_are_reported_and_tried_again() {
             guest.site.admin
         ))
         .await;
-    assert_eq!(
-        guest.orders.answer_within(&id, 60).await.kind(),
-        "lease.revoked.v1"
-    );
+    guest.ends(&id).await;
     guest.assert_gone().await;
 }
 
@@ -172,8 +173,7 @@ async fn a_worker_that_dies_between_two_databases_has_lost_nothing() {
     let read = "BEGIN; LOCK TABLE public.mine IN ACCESS SHARE MODE";
     hostile.batch_execute(read).await.unwrap();
     let id = guest.orders.revoke(&guest.lease_id).await;
-    let failure = guest.failure().await;
-    assert!(failure.contains("55P03"), "{failure}");
+    let failure = guest.failure("55P03").await;
     assert!(
         failure.contains(&format!("{:?}", other.dbname)),
         "{failure}"
@@ -183,8 +183,7 @@ async fn a_worker_that_dies_between_two_databases_has_lost_nothing() {
     guest.worker.kill();
     hostile.batch_execute("ROLLBACK").await.unwrap();
     let _worker = guest.site.worker().await;
-    let answer = guest.orders.answer_within(&id, 90).await;
-    assert_eq!(answer.kind(), "lease.revoked.v1");
+    guest.ends(&id).await;
     guest.assert_gone().await;
 }
 
@@ -241,12 +240,12 @@ async fn whoever_takes_keycards_advisory_locks_is_ended() {
         let take = format!("SELECT pg_advisory_lock({key})");
         guest.session.batch_execute(&take).await.unwrap();
     }
-    let reconciled = guest.site.keycard(&["reconcile", "--apply"]);
-    assert!(
-        !reconciled.stderr.contains("another keycard"),
-        "{}",
-        reconciled.stderr
-    );
+    // It waits a second for the session to end; on a busy machine the next one gets the lock.
+    eventually("reconciliation gets its lock", SOON, async || {
+        let reconciled = guest.site.keycard(&["reconcile", "--apply"]);
+        (!reconciled.stderr.contains("another keycard")).then_some(())
+    })
+    .await;
     // Its session ended, and with it the other lock.
     assert!(guest.session.simple_query("SELECT 1").await.is_err());
     let session = guest

@@ -14,8 +14,7 @@ async fn stays(prepare: &str, made: &str, words: &str) -> Guest {
     let made = format!("CREATE TABLE public.mine (id int); {made}");
     guest.session.batch_execute(&made).await.unwrap();
     guest.orders.revoke(&guest.lease_id).await;
-    let failure = guest.failure().await;
-    assert!(failure.contains(words), "{failure}");
+    guest.failure(words).await;
     let owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'mine'";
     assert_eq!(guest.reads::<String>(owner).await, guest.username);
     guest

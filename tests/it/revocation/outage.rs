@@ -47,10 +47,10 @@ async fn leases_that_fell_due_during_an_outage_end_after_it_beside_new_requests(
         .unwrap();
     let early = orders.request("app-role", Some(600)).await;
     for id in [&early, &late] {
-        let answer = orders.answer_within(id, 90).await;
+        let answer = orders.answer_within(id, TRIED_AGAIN).await;
         assert_eq!(answer.kind(), "credential.issued.v1", "{}", answer.event);
     }
-    eventually("every due lease is closed", 120, async || {
+    eventually("every due lease is closed", TRIED_AGAIN, async || {
         let open = "SELECT count(*) FROM keycard.leases WHERE state <> 'closed'";
         (site.count(open).await == 2).then_some(())
     })
