@@ -79,7 +79,7 @@ async fn sweep_and_expiry_events_at_once_end_a_lease_once() {
     let orders = site.client("orders-svc").await;
     let mut leases = Vec::new();
     for _ in 0..8 {
-        leases.push(orders.issued("app-role", Some(10)).await);
+        leases.push(orders.issued("app-role", Some(15)).await);
     }
     let queues = Queues::of(&site).await;
     // None comes on time, and all come when the sweep does, two seconds after the lease is due.
