@@ -1,7 +1,7 @@
 //! Rows are kept with what they tell of, for as long as they should be, and not changed meanwhile.
 
 use super::{column, denied};
-use crate::support::client::{SOON, fresh_id};
+use crate::support::client::fresh_id;
 use crate::support::eventually;
 use crate::support::site::{Site, Wishes};
 
@@ -36,7 +36,7 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
         .await
         .unwrap();
     orders.request("app-role", None).await;
-    eventually("the worker commits", SOON, async || {
+    eventually("the worker commits", 90, async || {
         let waiting = site.count(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 4711
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
@@ -47,7 +47,7 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
     worker.kill();
     assert_eq!(site.count("SELECT count(*) FROM keycard.audit").await, 0);
     drop(held);
-    eventually("the commit is done", SOON, async || {
+    eventually("the commit is done", 90, async || {
         let rows = site.count("SELECT count(*) FROM keycard.audit WHERE action = 'created'");
         (rows.await == 1).then_some(())
     })
@@ -67,7 +67,7 @@ async fn a_step_that_is_rolled_back_leaves_no_row() {
     )
     .await;
     let id = orders.request("app-role", None).await;
-    eventually("a step fails", SOON, async || {
+    eventually("a step fails", 90, async || {
         worker
             .log()
             .contains("could not carry out a step")
@@ -97,7 +97,7 @@ async fn nobody_is_told_of_a_denial_before_it_is_kept() {
         site.superuser(&statement).await;
     }
     let id = mallory.request("no-such-role", None).await;
-    eventually("the denial waits", SOON, async || {
+    eventually("the denial waits", 90, async || {
         worker
             .log()
             .contains("no connection to database app")
@@ -194,16 +194,16 @@ async fn old_rows_and_leases_go_and_no_others() {
               + 1000 * (SELECT count(*) FROM keycard.leases WHERE id = '{}')",
         uuid(0)
     );
-    eventually("what is old is gone", SOON, async || {
+    eventually("what is old is gone", 90, async || {
         (site.count(&left).await == 1 + 10 + 3).then_some(())
     })
     .await;
     drop(holder);
-    eventually("the last is gone", SOON, async || {
+    eventually("the last is gone", 90, async || {
         (site.count(&left).await == 10 + 3).then_some(())
     })
     .await;
-    eventually("answers are kept for 30 days", SOON, async || {
+    eventually("answers are kept for 30 days", 90, async || {
         let kept = "SELECT sum(id::integer) FROM keycard.requests WHERE source = '/then'";
         (site.count(kept).await == 29).then_some(())
     })
