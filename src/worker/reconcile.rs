@@ -163,8 +163,8 @@ impl Worker {
     }
 }
 
-/// A random part of a time.
+/// A random part of a time, which is never none of it.
 fn part_of(time: Duration) -> Duration {
     let [byte] = clock::random_bytes();
-    time * u32::from(byte) / 256
+    time * (u32::from(byte) + 1) / 256
 }
