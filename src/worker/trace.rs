@@ -52,8 +52,12 @@ pub(super) async fn link(ledger: &Ledger, lease: Uuid) {
     if span.is_disabled() {
         return;
     }
-    if let Ok(Ok(Some(traceparent))) = timeout(PATIENCE, ledger.traceparent(lease)).await {
-        span.add_link(remote(traceparent).span().span_context().clone());
+    match timeout(PATIENCE, ledger.traceparent(lease)).await {
+        Ok(Ok(Some(traceparent))) => {
+            span.add_link(remote(traceparent).span().span_context().clone());
+        }
+        Ok(Ok(None)) => {}
+        Ok(Err(_)) | Err(_) => tracing::debug!("a lease's trace could not be looked up in time"),
     }
 }
 
