@@ -9,7 +9,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, SOON};
+use crate::support::eventually;
 use crate::support::process::Output;
 use crate::support::servers::Postgres;
 use crate::support::site::Site;
@@ -46,11 +47,40 @@ impl Lease {
         site.login(&self.username, &self.password).await.is_ok()
     }
 
+    /// From now on it is nearly over.
+    async fn shorten(&self, orders: &Client) {
+        let id = orders.renew(&self.id, Some(2)).await;
+        assert_eq!(orders.answer(&id).await.kind(), "lease.renewed.v1");
+    }
+
     /// Ends it by asking.
     async fn revoke(&self, orders: &Client) {
         let id = orders.revoke(&self.id).await;
         assert_eq!(orders.answer(&id).await.kind(), "lease.revoked.v1");
     }
+}
+
+/// Waits until a worker has compared secrets with the ledger since its server was started.
+async fn until_compared(site: &Site) {
+    let compared = "SELECT count(*) FROM keycard.ledger
+                    WHERE server_started_at = pg_postmaster_start_time()";
+    eventually("secrets were looked for", SOON, async || {
+        (site.count(compared).await == 1).then_some(())
+    })
+    .await;
+}
+
+/// Waits until the server has noticed that a worker was killed: until then it does what that was
+/// about to do, and keeps its locks.
+async fn until_left_alone(site: &Site) {
+    let connected = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE usename = '{}'",
+        site.admin
+    );
+    eventually("nothing of the worker is left", SOON, async || {
+        (site.count(&connected).await == 0).then_some(())
+    })
+    .await;
 }
 
 /// A server that lives as long as the tests.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use super::{Lease, adopt};
+use super::{Lease, adopt, until_left_alone};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
@@ -45,6 +45,7 @@ async fn whoever_adopts_is_told_what_is_wrong_and_what_to_do() {
     let orders = site.client("orders-svc").await;
     let issued = orders.issued("app-role", None).await;
     worker.kill();
+    until_left_alone(&site).await;
     let nothing = "there is nothing to adopt";
     says(&site, &["--moved"], 0, &["1 in the store, 0 gone", nothing]);
     says(&site, &["--yes"], 0, &[nothing]);
@@ -118,6 +119,7 @@ async fn another_store_ends_not_even_a_few_leases() {
         Lease::new(&orders).await,
     ];
     worker.kill();
+    until_left_alone(&site).await;
     site.configure(&format!(
         "[store]\nkind = \"directory\"\npath = {:?}\n",
         site.path().join("another")
@@ -127,7 +129,8 @@ async fn another_store_ends_not_even_a_few_leases() {
     let still = async |worker: &crate::support::process::Worker| {
         let told = || worker.log().matches("too many secrets are gone").count();
         let before = told();
-        eventually("it is told again, twice", SOON, async || {
+        // Each look takes seconds.
+        eventually("it is told again, twice", 2 * SOON, async || {
             (told() > before + 1).then_some(())
         })
         .await;
@@ -170,6 +173,7 @@ async fn what_differs_waits_while_revocations_are_frozen() {
     let (bereft, missing) = (Lease::new(&orders).await, Lease::new(&orders).await);
     let closed = Lease::new(&orders).await;
     worker.kill();
+    until_left_alone(&site).await;
     fs::remove_file(&bereft.secret).unwrap();
     site.superuser(&format!(
         "DROP ROLE {};

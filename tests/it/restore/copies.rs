@@ -106,7 +106,8 @@ async fn a_copy_made_with_template_touches_nothing_of_the_originals() {
     // The copy is a ledger like any other, and touches none of it.
     let _worker = copy.worker().await;
     let theirs = copy.client("orders-svc").await;
-    let own = Lease::with_ttl(&theirs, Some(2)).await;
+    let own = Lease::new(&theirs).await;
+    own.shorten(&theirs).await;
     theirs.notice("lease.revoked.v1", &own.id, SOON).await;
     let reconciled = copy.keycard(&["reconcile", "--apply", "--output", "json"]);
     assert!(
@@ -140,10 +141,12 @@ async fn ledgers_of_one_cluster_leave_each_others_leases_alone() {
     let orders = site.client("orders-svc").await;
     let theirs = beside.client("orders-svc").await;
     let here = Lease::new(&orders).await;
-    let there = orders.issued("other-role", Some(3)).await;
+    let there = orders.issued("other-role", None).await;
     let foreign = Lease::new(&theirs).await;
     let ended = there["lease_id"].as_str().unwrap();
     assert!(ended.starts_with("other."), "{ended}");
+    let renewal = orders.renew(ended, Some(2)).await;
+    assert_eq!(orders.answer(&renewal).await.kind(), "lease.renewed.v1");
     orders.notice("lease.revoked.v1", ended, SOON).await;
     for site in [&site, &beside] {
         site.keycard(&["reconcile", "--apply"]);
@@ -213,7 +216,8 @@ async fn a_worker_whose_ledger_turns_out_to_be_anothers_deletes_nothing() {
     .await;
     let mut worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let lease = Lease::with_ttl(&orders, Some(10)).await;
+    // Not over before the ledger is another's.
+    let lease = Lease::with_ttl(&orders, Some(20)).await;
     // The ledger has lost the lease as well: its expiry event would delete the secret.
     site.superuser(&format!(
         "UPDATE keycard.ledger SET system_identifier = 1;
@@ -222,7 +226,7 @@ async fn a_worker_whose_ledger_turns_out_to_be_anothers_deletes_nothing() {
         site.admin
     ))
     .await;
-    let status = worker.exit(SOON).await;
+    let status = worker.exit(2 * SOON).await;
     assert_eq!(status.code(), Some(1));
     assert!(worker.log().contains("another cluster"), "{}", worker.log());
     assert!(lease.has_secret());

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::copies::{ALL_DUE, neighbour};
-use super::{Lease, explain_and_adopt, lead_to, postgres_with_tools};
+use super::{
+    Lease, explain_and_adopt, lead_to, postgres_with_tools, until_compared, until_left_alone,
+};
 use crate::support::client::SOON;
 use crate::support::site::{Site, Wishes};
 
@@ -30,6 +32,7 @@ impl Dumped {
         let orders = site.client("orders-svc").await;
         let lease = Lease::new(&orders).await;
         worker.kill();
+        until_left_alone(&site).await;
         let dump = site.path().join("dump.sql");
         client(&site, "pg_dump", &site.dbname, |command| {
             command.stdout(File::create(&dump).unwrap())
@@ -117,7 +120,8 @@ async fn a_dump_restored_into_another_cluster_touches_nothing_of_the_originals()
     );
     let _worker = copy.worker().await;
     let theirs = copy.client("orders-svc").await;
-    let own = Lease::with_ttl(&theirs, Some(2)).await;
+    let own = Lease::new(&theirs).await;
+    own.shorten(&theirs).await;
     theirs.notice("lease.revoked.v1", &own.id, SOON).await;
     copy.keycard(&["reconcile", "--apply"]);
     assert!(lease.has_secret());
@@ -160,6 +164,8 @@ async fn a_dump_that_takes_the_originals_place_ends_what_must_end() {
     );
     let _worker = copy.worker().await;
     let orders = copy.client("orders-svc").await;
+    // Else the worker misses the secret that both leases have.
+    until_compared(&copy).await;
     let reconciled = copy.keycard(&["reconcile", "--apply", "--output", "json"]);
     let findings: serde_json::Value = serde_json::from_str(&reconciled.stdout).unwrap();
     let closed = findings.as_array().unwrap().iter().any(|finding| {

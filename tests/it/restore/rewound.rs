@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Lease, adopt, keep, postgres_with_tools};
+use super::{Lease, adopt, keep, postgres_with_tools, until_compared};
 use crate::support::client::SOON;
 use crate::support::eventually;
 use crate::support::servers::{Postgres, own_postgres};
 use crate::support::services::QueueKind;
 use crate::support::site::{Site, Wishes};
 
-/// Seconds that a lease lives which is not to be waited for.
-const SOON_OVER: i64 = 5;
+/// Seconds that a lease lives which ends after the server was replaced, and not before.
+const SOON_OVER: i64 = 15;
 
 async fn site_on(postgres: &'static Postgres) -> Site {
     Site::new(Wishes {
@@ -20,15 +20,6 @@ async fn site_on(postgres: &'static Postgres) -> Site {
         ..Wishes::default()
     })
     .await
-}
-
-async fn until_compared(site: &Site) {
-    let compared = "SELECT count(*) FROM keycard.ledger
-                    WHERE server_started_at = pg_postmaster_start_time()";
-    eventually("secrets were looked for", SOON, async || {
-        (site.count(compared).await == 1).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,27 +32,26 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     let kept = [Lease::new(&orders).await, Lease::new(&orders).await];
     let delivering = Lease::new(&orders).await;
     let backup = original.backup();
-    // At the recovered point one lease is still being delivered.
+    // At the recovered point one lease is still being delivered. All at once, so that the sweep does
+    // not see it.
     let (_, uuid) = delivering.id.rsplit_once('.').unwrap();
     let undelivered = format!(
-        "UPDATE keycard.requests SET answer = NULL, answered_at = NULL, published_at = NULL
+        "BEGIN;
+         UPDATE keycard.requests SET answer = NULL, answered_at = NULL, published_at = NULL
              WHERE lease = '{uuid}';
          UPDATE keycard.leases SET state = 'issuing', wake_at = clock_timestamp() + '10 s',
-             held_until = clock_timestamp() + '10 s' WHERE id = '{uuid}'"
+             held_until = clock_timestamp() + '10 s' WHERE id = '{uuid}';
+         COMMIT;
+         SELECT pg_create_restore_point('before');
+         UPDATE keycard.leases SET state = 'active', held_until = NULL WHERE id = '{uuid}'"
     );
     site.superuser(&undelivered).await;
-    site.sql()
-        .await
-        .batch_execute("SELECT pg_create_restore_point('before')")
-        .await
-        .unwrap();
-    let delivered = "UPDATE keycard.leases SET state = 'active', held_until = NULL
-                     WHERE state = 'issuing'";
-    site.superuser(delivered).await;
     revoked.revoke(&orders).await;
     assert!(!revoked.has_secret() && !revoked.can_log_in(&site).await);
     let lost = Lease::with_ttl(&orders, Some(SOON_OVER)).await;
-    worker.kill();
+    // In good order, so that no command comes again.
+    worker.terminate();
+    worker.exit(SOON).await;
     drop(orders);
     original.server.stop();
 
@@ -82,7 +72,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     let again = format!(
         "SELECT answer FROM keycard.requests WHERE lease = '{uuid}' AND published_at IS NOT NULL"
     );
-    let again: String = eventually("it is delivered again", SOON, async || {
+    let again: String = eventually("it is delivered again", 2 * SOON, async || {
         let row = site.sql().await.query_opt(&again, &[]).await.unwrap();
         row.map(|row| row.get(0))
     })
@@ -95,7 +85,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     assert!(!delivering.has_secret());
     // The ledger does not know of a lease that came later, nor of its login.
     if let QueueKind::Amqp(_) = site.queue {
-        let told = orders.notice("lease.revoked.v1", &lost.id, SOON).await;
+        let told = orders.notice("lease.revoked.v1", &lost.id, 2 * SOON).await;
         assert_eq!(told.data()["cause"], "missing");
         assert!(!lost.has_secret());
     } else {
@@ -125,7 +115,7 @@ async fn a_promoted_standby_ends_what_the_primary_issued() {
     let _worker = site.worker().await;
     let orders = site.client("orders-svc").await;
     let kept = Lease::new(&orders).await;
-    let short = Lease::with_ttl(&orders, Some(10)).await;
+    let short = Lease::with_ttl(&orders, Some(SOON_OVER)).await;
     let copied = format!(
         "SELECT count(*) FROM keycard.leases WHERE state = 'active'
          AND username IN ('{}', '{}')",
@@ -152,7 +142,7 @@ async fn a_promoted_standby_ends_what_the_primary_issued() {
 
     let orders = site.client("orders-svc").await;
     let gone = "SELECT count(*) FROM keycard.leases WHERE state = 'closed'";
-    eventually("what is due ends", SOON, async || {
+    eventually("what is due ends", 2 * SOON, async || {
         (site.count(gone).await == 1).then_some(())
     })
     .await;
@@ -197,7 +187,7 @@ async fn a_store_that_has_lost_its_secrets_ends_nothing_until_an_operator_says_s
     }
     fs::rename(&away, &site.secrets).unwrap();
     let stopped = "too many secrets are gone";
-    eventually("it is told at every sweep", SOON, async || {
+    eventually("it is told at every sweep", 2 * SOON, async || {
         (worker.log().matches(stopped).count() > 1).then_some(())
     })
     .await;
