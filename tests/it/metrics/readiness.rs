@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 
-use super::{address_of, answer, is, until, worker_with_metrics};
+use super::{UP, address_of, answer, is, samples, until, worker_with_metrics};
 use crate::support::eventually;
 use crate::support::services::QueueKind;
 use crate::support::site::Site;
@@ -68,11 +68,20 @@ async fn what_a_worker_does_not_reach_is_named_until_it_does() {
     sql.batch_execute(&format!("ALTER ROLE {admin} NOLOGIN"))
         .await
         .unwrap();
-    sql.batch_execute(&format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{admin}'"
-    ))
-    .await
-    .unwrap();
+    // One that was let in just before may not be seen at once.
+    eventually(
+        "the ledger cannot be asked",
+        LOOKED_AT_SECONDS,
+        async || {
+            sql.batch_execute(&format!(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{admin}'"
+            ))
+            .await
+            .unwrap();
+            is(0.0)(samples(address).await[UP]).then_some(())
+        },
+    )
+    .await;
     let needs: &[&str] = match site.queue {
         QueueKind::Amqp(_) => &["database app"],
         QueueKind::Postgres => &["the queue", "database app"],

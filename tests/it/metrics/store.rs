@@ -1,6 +1,7 @@
 //! A store that fails shows in what way.
 
 use super::{is, samples, until, worker_with_metrics};
+use crate::support::client::SOON;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
 use crate::support::site::{Site, StoreKind, Wishes};
 
@@ -33,15 +34,18 @@ async fn a_store_that_throttles_denies_or_is_full_shows_so_and_what_it_puts_off(
     }
     let orders = site.client("orders-svc").await;
     // Each failure is waited out; then it is issued all the same.
-    orders.issued("app-role", None).await;
+    let request = orders.request("app-role", None).await;
+    let answer = orders.answer_within(&request, 3 * SOON).await;
+    assert_eq!(answer.kind(), "credential.issued.v1");
     for (counter, times) in [(THROTTLED, 1.0), (DENIED, 1.0), (FULL, 1.0)] {
         until(address, counter, is(times)).await;
     }
     assert!(samples(address).await[DEFERRED] >= 3.0);
 
-    // The look at the store is throttled as well, and so it is out of reach until the next one.
-    fake.fail_next_of(Operation::DescribeSecret, TRIES, Fault::Throttle);
+    // The looks at the store are throttled as well, and so it is out of reach until one is not.
+    fake.fail_next_of(Operation::DescribeSecret, 100 * TRIES, Fault::Throttle);
     until(address, "keycard_store_up", is(0.0)).await;
-    until(address, THROTTLED, is(2.0)).await;
+    until(address, THROTTLED, |times| times >= 2.0).await;
+    fake.heal();
     until(address, "keycard_store_up", is(1.0)).await;
 }
