@@ -27,8 +27,11 @@ const ASKED_BEFORE: usize = 20;
 const TOLD_BEFORE: usize = 10;
 
 /// How long the last answer may take. An attempt that lost its ledger in the middle keeps its lease
-/// for 30 s.
-const ANSWERED_SECONDS: u64 = 90;
+/// for 30 s, and its command may come back only 30 s after that.
+const ANSWERED_SECONDS: u64 = 180;
+
+/// How long an answer may take whose command was deferred for long already.
+const DEFERRED_SECONDS: u64 = 90;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_crashes_in_the_middle_of_a_run() {
@@ -108,7 +111,7 @@ async fn requests_wait_for_a_database_that_is_not_there_yet() {
     }
     assert!(orders.heard().is_empty());
     gate.open();
-    let answer = orders.answer(&request).await;
+    let answer = orders.answer_within(&request, DEFERRED_SECONDS).await;
     assert_eq!(answer.kind(), "credential.issued.v1");
 }
 
@@ -126,12 +129,12 @@ async fn the_admins_password_is_read_again_when_it_has_changed() {
     let sql = site.sql().await;
     let change = format!("ALTER ROLE {} PASSWORD 'another'", site.admin);
     sql.batch_execute(&change).await.unwrap();
-    sql.query(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1",
-        &[&site.admin],
-    )
-    .await
-    .unwrap();
+    eventually("nobody is connected with the old one", SOON, async || {
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1";
+        let ended = sql.query(end, &[&site.admin]).await.unwrap();
+        ended.is_empty().then_some(())
+    })
+    .await;
     let request = orders.request("app-role", None).await;
     eventually("the old password is refused", SOON, async || {
         worker.log().contains("28P01").then_some(())
@@ -139,7 +142,7 @@ async fn the_admins_password_is_read_again_when_it_has_changed() {
     .await;
     assert!(orders.answers_to(&request).is_empty());
     std::fs::write(&file, "another\n").unwrap();
-    let answer = orders.answer(&request).await;
+    let answer = orders.answer_within(&request, DEFERRED_SECONDS).await;
     assert_eq!(answer.kind(), "credential.issued.v1");
     assert!(!worker.log().contains("another\n"));
 }
@@ -179,7 +182,9 @@ async fn an_answer_is_not_told_after_the_denial_that_replaced_it() {
         Some(orders.answers_to(&id)).filter(|answers| answers.len() > 1)
     })
     .await;
-    let kinds: Vec<&str> = answers.iter().map(Heard::kind).collect();
+    let mut kinds: Vec<&str> = answers.iter().map(Heard::kind).collect();
+    // The sweep tells it as well, where the command takes seconds to come.
+    kinds.dedup();
     assert_eq!(kinds, ["credential.issued.v1", "request.denied.v1"]);
 }
 

@@ -110,6 +110,8 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
         // The neighbours' logins would be look-alikes.
         postgres: own_postgres(&[]),
         reconcile_interval: "1s",
+        // What a reconciliation could not finish goes on by itself.
+        sweep_interval: "1s",
         ..Wishes::default()
     })
     .await;
@@ -132,10 +134,10 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
     close_by_hand(&site, &left.id).await;
 
     for lease in &missing {
-        let told = orders.notice("lease.revoked.v1", &lease.id, SOON).await;
+        let told = orders.notice("lease.revoked.v1", &lease.id, 2 * SOON).await;
         assert_eq!(told.data()["cause"], "missing");
     }
-    orders.notice("lease.revoked.v1", &left.id, SOON).await;
+    orders.notice("lease.revoked.v1", &left.id, 2 * SOON).await;
     eventually("all are closed", SOON, async || {
         let open = "SELECT count(*) FROM keycard.leases WHERE state <> 'closed'";
         (site.count(open).await == 1).then_some(())
@@ -160,7 +162,10 @@ async fn two_workers_reconcile_by_themselves_and_everybody_is_told_once() {
     let number = told.len();
     told.sort_unstable();
     told.dedup();
-    assert_eq!((told.len(), number), (13, 13));
+    assert_eq!(told.len(), 13);
+    // Where something failed in between, as when a server does not answer in time, it is told again.
+    let again = (first.log() + &second.log()).contains("an effect failed");
+    assert!(number == 13 || again, "{number} notices");
     site.superuser(&format!("DROP ROLE {lookalike}")).await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::interval;
 
-use super::{ANSWERED_SECONDS, run};
+use super::{ANSWERED_SECONDS, DEFERRED_SECONDS, run};
 use crate::support::audit::{Secrets, all_is_well};
 use crate::support::client::SOON;
 use crate::support::eventually;
@@ -63,15 +63,23 @@ async fn rabbitmq_runs_out_of_memory_in_the_middle_of_a_run() {
         let mut alarm = interval(ALARM);
         alarm.tick().await;
         alarm.tick().await;
+        eventually("a worker was told", 2 * SOON, async || {
+            let logs = workers.0.log() + &workers.1.log();
+            logs.contains("RabbitMQ takes no more messages until it has memory and disk again")
+                .then_some(())
+        })
+        .await;
         spawn_blocking(|| rabbitmq.memory_alarm(false))
             .await
             .unwrap();
     })
     .await;
     all_is_well(&site, &orders, &Secrets::Fake(&fake), ANSWERED_SECONDS).await;
-    let logs = workers.0.log() + &workers.1.log();
-    assert!(logs.contains("RabbitMQ takes no more messages until it has memory and disk again"));
-    assert!(logs.contains("RabbitMQ takes messages again"));
+    eventually("a worker was told of the end", SOON, async || {
+        let logs = workers.0.log() + &workers.1.log();
+        logs.contains("RabbitMQ takes messages again").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,5 +140,8 @@ async fn the_brokers_password_is_read_again_when_it_has_changed() {
     .await;
     std::fs::write(&file, "second").unwrap();
     let orders = site.client("orders-svc").await;
-    orders.issued("app-role", None).await;
+    let request = orders.request("app-role", None).await;
+    // Attempts to connect are half a minute apart by now.
+    let answer = orders.answer_within(&request, DEFERRED_SECONDS).await;
+    assert_eq!(answer.kind(), "credential.issued.v1");
 }
