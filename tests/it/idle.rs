@@ -9,12 +9,13 @@ use crate::support::client::{Client, SOON};
 use crate::support::eventually;
 use crate::support::process::Worker;
 use crate::support::queues::Queues;
-use crate::support::site::Site;
+use crate::support::secrets_manager::FakeSecretsManager;
+use crate::support::site::{Site, StoreKind, Wishes};
 
-/// A lease whose end is near, and the worker that issued it gone.
+/// A lease whose end is near, and the worker that issued it gone before.
 async fn left_alone(site: &Site, orders: &Client) -> Value {
     let mut worker = site.worker().await;
-    let issued = orders.issued("app-role", Some(10)).await;
+    let issued = orders.issued("app-role", Some(20)).await;
     worker.terminate();
     assert_eq!(worker.exit(SOON).await.code(), Some(0));
     issued
@@ -23,7 +24,7 @@ async fn left_alone(site: &Site, orders: &Client) -> Value {
 /// Waits until the lease is due, and the two seconds over that the sweep leaves to events.
 async fn falls_due(issued: &Value) {
     let end: Timestamp = issued["expires_at"].as_str().unwrap().parse().unwrap();
-    eventually("the lease is due", SOON, async || {
+    eventually("the lease is due", 2 * SOON, async || {
         (host_now().duration_since(end).as_secs() > 2).then_some(())
     })
     .await;
@@ -70,7 +71,7 @@ async fn a_due_expiry_event_is_ready_for_the_worker_that_it_wakes() {
 /// `keycard worker --drain` to its end: its exit code and what it has logged.
 async fn drained(site: &Site, name: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let mut run = draining(site, name, variables);
-    let status = run.exit(2 * SOON).await;
+    let status = run.exit(4 * SOON).await;
     (status.code(), run.log())
 }
 
@@ -129,7 +130,12 @@ async fn runs_that_drain_do_what_waits_and_end_what_nobody_woke() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_though_requests_keep_coming() {
     const WAITING: usize = 20;
-    let site = Site::usual().await;
+    let fake = FakeSecretsManager::start();
+    let site = Site::new(Wishes {
+        store: StoreKind::Aws(fake.url()),
+        ..Wishes::default()
+    })
+    .await;
     site.worker().await.kill();
     let orders = site.client("orders-svc").await;
     let mut first = Vec::new();
@@ -137,9 +143,16 @@ async fn a_run_ends_though_requests_keep_coming() {
         first.push(orders.request("app-role", None).await);
     }
     // Few in hand, so that they leave the sweep a connection on a slow machine, too.
+    fake.pause();
     let mut run = draining(&site, "run", &[("KEYCARD_QUEUE__PREFETCH", "4")]);
-    let mut sent = WAITING;
-    let status = eventually("the run ends", 2 * SOON, async || {
+    eventually("it is at work", SOON, async || {
+        (fake.held() > 0).then_some(())
+    })
+    .await;
+    orders.request("app-role", None).await;
+    fake.resume();
+    let mut sent = WAITING + 1;
+    let status = eventually("the run ends", 4 * SOON, async || {
         let ended = run.try_exit();
         // As many wait as before, whenever some are answered.
         while ended.is_none() && sent < orders.heard().len() + WAITING {
@@ -150,7 +163,6 @@ async fn a_run_ends_though_requests_keep_coming() {
     })
     .await;
     assert_eq!(status.code(), Some(0), "{}", run.log());
-    assert!(sent > WAITING, "{}", run.log());
     for request in first {
         assert_eq!(orders.answer(&request).await.kind(), "credential.issued.v1");
     }
@@ -203,7 +215,8 @@ async fn a_run_that_is_stopped_before_its_end_says_so() {
     sql.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(run.exit(SOON).await.code(), Some(1), "{}", run.log());
     let words = "keycard: stopped before everything was done";
-    assert_eq!(last_line(&run.log()), words);
+    // What it waited for may have taken too long as well.
+    assert!(last_line(&run.log()).starts_with(words), "{}", run.log());
 }
 
 mod amqp {
