@@ -100,7 +100,7 @@ async fn changes(site: &Site, name: &str) -> i64 {
 }
 
 async fn works(site: &Site, name: &str) {
-    eventually(&format!("{name} changes leases"), SOON, async || {
+    eventually(&format!("{name} changes leases"), 2 * SOON, async || {
         (changes(site, name).await > 2).then_some(())
     })
     .await;
@@ -122,7 +122,7 @@ async fn three_workers_share_the_load_and_one_that_is_killed_loses_nothing() {
     }
     let orders = Steady::start(&site, "orders-svc").await;
     under_requests(&orders, async {
-        eventually("each does its part", 2 * SOON, async || {
+        eventually("each does its part", 4 * SOON, async || {
             let parts = workers.each_ref().map(created);
             let most = parts.iter().sum::<usize>() / 6;
             parts.iter().all(|part| *part > most.max(5)).then_some(())
@@ -152,7 +152,7 @@ async fn old_and_new_serve_together_across_a_migration() {
     let _left = under_requests(&orders, async {
         some_are_answered(&orders).await;
         let later = later(&site, EXPANDS);
-        eventually("the ledger is migrated", SOON, async || {
+        eventually("the ledger is migrated", 3 * SOON, async || {
             let newest = site.count("SELECT max(version)::bigint FROM keycard.migrations");
             (newest.await == i64::try_from(later_version()).unwrap()).then_some(())
         })
@@ -207,13 +207,15 @@ async fn a_ledger_that_is_restored_to_before_an_upgrade_is_migrated_again() {
     let sql = site.sql().await;
     let is_migrated = async || {
         let version = later_version();
-        let done = format!("SELECT count(*) FROM keycard.migrations WHERE version = {version}");
-        (site.count(&done).await == 1).then_some(())
+        let done = format!("SELECT FROM keycard.migrations WHERE version = {version}");
+        // The table may not be there yet.
+        (sql.execute(&done, &[]).await.ok()? == 1).then_some(())
     };
     eventually("the ledger is migrated", SOON, is_migrated).await;
     sql.batch_execute(&format!(
         "DELETE FROM keycard.migrations WHERE version = {};
-         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'later'",
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'later'
+             AND datname = current_database()",
         later_version()
     ))
     .await
