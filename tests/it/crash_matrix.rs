@@ -225,6 +225,9 @@ async fn hold(cells: Vec<Cell>, pairing: Pairing) {
         stage.until_met(&wave).await;
         running.kill();
         killed += 1;
+        for guest in &wave {
+            orders.withdraw(&guest.whom());
+        }
         running = worker(&site, &orders).await;
         all.extend(wave);
     }

@@ -338,7 +338,7 @@ async fn overdue_stuck_and_orphaned_are_told() {
     worker.kill();
     superuser(
         &site,
-        "UPDATE keycard.leases SET expires_at = clock_timestamp() - interval '5 min'
+        "UPDATE keycard.leases SET expires_at = clock_timestamp() - interval '500 min'
          WHERE state = 'active';
          UPDATE keycard.leases SET state = 'revoking', failures = 6, cause = 'expired',
              retry_at = clock_timestamp()
@@ -353,7 +353,8 @@ async fn overdue_stuck_and_orphaned_are_told() {
     said.says(
         "databases.app.leases",
         "failure",
-        "2 overdue, the oldest by 30",
+        // And some seconds.
+        "2 overdue, the oldest by 300",
     );
     said.says("databases.app.leases", "failure", "1 stuck");
     said.says("agreement", "warning", "`keycard reconcile`");

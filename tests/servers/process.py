@@ -15,9 +15,11 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
-STOP_SECONDS = 30
+START_SECONDS = 180
+STOP_SECONDS = 90
 UNTRIED_PORTS = list(range(15000, 32000))
+# Of the ports that are this process's, until it ends.
+RESERVATIONS = []
 
 
 class Failure(Exception):
@@ -207,16 +209,21 @@ def stdin_is_abandoned():
 
 def free_port():
     """A free port below those that the kernel gives to outgoing connections, so
-    that nobody takes it while its server is down for a restart."""
+    that none of them takes it while its server is down for a restart; nor does
+    another of these processes, to which an abstract socket says whose it is."""
     while True:
         port = random.choice(UNTRIED_PORTS)
         UNTRIED_PORTS.remove(port)
+        reservation = socket.socket(socket.AF_UNIX)
         with socket.socket() as probe:
             try:
+                reservation.bind(f"\0keycard-test-port-{port}")
                 probe.bind((HOST, port))
-                return port
             except OSError:
+                reservation.close()
                 continue
+        RESERVATIONS.append(reservation)
+        return port
 
 
 def accepts_connections(port):

@@ -40,6 +40,9 @@ class RabbitMq(Server):
             f"listeners.tcp.1 = {HOST}:{self.port}",
             f"management.tcp.ip = {HOST}",
             f"management.tcp.port = {self.http_port}",
+            # A client that the machine lets wait for seconds is not sent away for it.
+            "handshake_timeout = 60000",
+            "management.tcp.request_timeout = 60000",
             "collect_statistics_interval = 500",
             "management.sample_retention_policies.global.minute = 1",
             "management.sample_retention_policies.basic.minute = 1",
@@ -55,8 +58,10 @@ class RabbitMq(Server):
                 f"ssl_options.cacertfile = {self.file_of_server('tls-ca.crt', self.options.tls_ca.read_bytes())}",
                 "ssl_options.verify = verify_peer",
                 "ssl_options.fail_if_no_peer_cert = false",
+                "ssl_handshake_timeout = 60000",
                 f"management.ssl.ip = {HOST}",
                 f"management.ssl.port = {self.https_port}",
+                "management.ssl.request_timeout = 60000",
                 f"management.ssl.certfile = {self.directory / 'tls.crt'}",
                 f"management.ssl.keyfile = {self.directory / 'tls.key'}",
             ]

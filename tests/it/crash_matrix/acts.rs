@@ -25,7 +25,7 @@ use crate::support::site::Site;
 use crate::support::steady::Steady;
 
 /// For what a whole matrix does at once, on a busy machine.
-const ALL_SECONDS: u64 = 180;
+const ALL_SECONDS: u64 = 300;
 
 /// Where the cells act.
 pub struct Stage<'a> {
@@ -180,7 +180,7 @@ impl Stage<'_> {
             Flow::Stick => self.stick(guest).await,
             Flow::Defer => {
                 let hold =
-                    "UPDATE keycard.leases SET held_until = clock_timestamp() + interval '20 s'";
+                    "UPDATE keycard.leases SET held_until = clock_timestamp() + interval '40 s'";
                 self.change(guest, hold).await;
                 self.revoke(guest);
             }

@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::task::block_in_place;
 
 use super::assert_plain;
-use crate::support::client::{Client, fresh_id};
+use crate::support::client::{Client, SOON, fresh_id};
 use crate::support::raw;
 use crate::support::site::Site;
 
@@ -128,6 +128,6 @@ async fn headers_nested_as_deep_as_a_frame_holds_end_no_worker() {
     assert_eq!(denied.denial(), "role_not_allowed");
     orders.issued("app-role", None).await;
     worker.terminate();
-    assert!(worker.exit(60).await.success());
+    assert!(worker.exit(SOON).await.success());
     site.assert_no_dead_letters().await;
 }

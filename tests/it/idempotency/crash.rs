@@ -29,7 +29,7 @@ async fn workers_killed_at_any_moment_leave_each_request_with_one_answer() {
     for _ in 0..4 {
         let before = progress(&site, &orders).await;
         let random = usize::from(keycard::clock::uuid_v7().as_bytes()[15] % 16);
-        eventually("some more work is done", 60, async || {
+        eventually("some more work is done", 2 * SOON, async || {
             let done = progress(&site, &orders).await - before;
             let answered = answered(&orders, &requests);
             (done >= random || answered == REQUESTS).then_some(())
@@ -39,7 +39,7 @@ async fn workers_killed_at_any_moment_leave_each_request_with_one_answer() {
         worker = site.worker_unready(&[]);
     }
     // What the dead held is taken up when their attempts' hold is over.
-    eventually("every request is answered", 150, async || {
+    eventually("every request is answered", 4 * SOON, async || {
         (answered(&orders, &requests) == REQUESTS).then_some(())
     })
     .await;
@@ -66,20 +66,16 @@ async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_aft
     let site = Site::usual().await;
     let worker = site.worker().await;
     let orders = site.client("orders-svc").await;
-    let stall = Stall::new(&site).await;
+    let first = Stall::at(&site, "UPDATE ON keycard.leases", "NEW.state = 'active'").await;
     let request = orders.asking(&fresh_id(), "app-role");
     orders.say("requests", &request).await;
-    stall
-        .kill_at("UPDATE ON keycard.leases", "NEW.state = 'active'", worker)
-        .await;
+    first.kill(worker).await;
     assert_eq!(site.secrets_told().len(), 1);
     assert_eq!(orders.heard().len(), 0);
 
     // The next attempt may begin when the first one's hold is over.
-    let worker = site.worker().await;
-    stall
-        .kill_at("UPDATE OF published_at ON keycard.requests", "true", worker)
-        .await;
+    let second = Stall::at(&site, "UPDATE OF published_at ON keycard.requests", "true").await;
+    second.kill(site.worker().await).await;
     orders.answers(request["id"].as_str().unwrap(), 1).await;
 
     let _worker = site.worker().await;
@@ -87,36 +83,33 @@ async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_aft
     assert_each_issued_once(&site, &orders, &[request]).await;
 }
 
-/// Stops transactions of workers at a chosen statement.
-struct Stall {
+/// Stops transactions of workers at a chosen statement, from before there is one.
+struct Stall<'a> {
     sql: tokio_postgres::Client,
+    change: &'a str,
 }
 
-impl Stall {
-    async fn new(site: &Site) -> Self {
+impl<'a> Stall<'a> {
+    /// Stops whoever is about to make that change.
+    async fn at(site: &Site, change: &'a str, condition: &str) -> Self {
         let sql = site.sql().await;
-        sql.batch_execute(
+        sql.batch_execute(&format!(
             "SELECT pg_advisory_lock(7);
              CREATE FUNCTION public.stall() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
-             $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$",
-        )
+             $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
+             CREATE TRIGGER stall BEFORE {change} FOR EACH ROW WHEN ({condition})
+             EXECUTE FUNCTION public.stall()"
+        ))
         .await
         .unwrap();
-        Self { sql }
+        Self { sql, change }
     }
 
-    /// Kills the worker when it is about to make that change.
-    async fn kill_at(&self, change: &str, condition: &str, mut worker: Worker) {
-        self.sql
-            .batch_execute(&format!(
-                "CREATE TRIGGER stall BEFORE {change} FOR EACH ROW WHEN ({condition})
-                 EXECUTE FUNCTION public.stall()"
-            ))
-            .await
-            .unwrap();
+    /// Kills the worker when it is stopped there; nobody else is.
+    async fn kill(self, mut worker: Worker) {
         let stalled = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-        eventually(change, 30 + SOON, async || {
+        eventually(self.change, 30 + SOON, async || {
             let waiting = self.sql.query(stalled, &[]).await.unwrap();
             (!waiting.is_empty()).then_some(())
         })
@@ -125,9 +118,8 @@ impl Stall {
         // A backend that waits for a lock does not notice that its client has gone.
         let end = format!("SELECT pg_terminate_backend(pid, 5000) FROM ({stalled}) AS stalled");
         self.sql.query(&end, &[]).await.unwrap();
-        let table = change.split_whitespace().last().unwrap();
         self.sql
-            .batch_execute(&format!("DROP TRIGGER stall ON {table}"))
+            .batch_execute("DROP FUNCTION public.stall CASCADE; SELECT pg_advisory_unlock(7)")
             .await
             .unwrap();
     }

@@ -169,7 +169,7 @@ impl Nuisances {
             Nuisance::StopWorker => {
                 town.inject("workers stopped");
                 post.worker.terminate();
-                let status = post.worker.exit(60).await;
+                let status = post.worker.exit(180).await;
                 assert!(status.success(), "{}", post.worker.log());
                 post.replace(town);
             }

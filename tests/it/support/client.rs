@@ -14,8 +14,9 @@ use super::eventually;
 use super::services::QueueKind;
 use super::site::Site;
 
-/// Long enough for everything that has no reason to wait, or for twenty seconds of a lease at most,
-/// on a machine that is busy and stops for seconds.
+/// Long enough, on a machine that is busy and stops for seconds, for everything that has no reason to
+/// wait, for twenty seconds of a lease, or for another try after the 30 s for which an attempt holds
+/// its lease.
 pub const SOON: u64 = 90;
 
 /// A connected service.

@@ -46,7 +46,7 @@ impl Worker {
     }
 
     pub async fn ready(&self) {
-        eventually("the worker serves", 60, async || {
+        eventually("the worker serves", 2 * SOON, async || {
             self.log().contains("keycard serves").then_some(())
         })
         .await;

@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use super::client::SOON;
 use super::servers::RabbitMq;
 
 /// Publishes to `keycard.requests` with a correlation id that is no UTF-8, which AMQP and
@@ -48,7 +49,7 @@ fn publish(
 ) {
     let mut stream = TcpStream::connect((broker.host.as_str(), broker.port)).unwrap();
     stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
+        .set_read_timeout(Some(Duration::from_secs(SOON)))
         .unwrap();
     stream.write_all(b"AMQP\x00\x00\x09\x01").unwrap();
     read_method(&mut stream, (10, 10));

@@ -22,8 +22,8 @@ use tokio::task::block_in_place;
 pub use self::postgres::Postgres;
 pub use self::rabbitmq::RabbitMq;
 
-/// Longer than `serve.py` itself waits for anything.
-const ANSWER_SECONDS: u64 = 120;
+/// Longer than `serve.py` itself waits for a server to be made and to start.
+const ANSWER_SECONDS: u64 = 400;
 
 /// The `PostgreSQL` that tests share, of the version that [`postgres_version`] says.
 pub fn shared_postgres() -> &'static Postgres {

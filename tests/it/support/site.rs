@@ -117,11 +117,15 @@ impl Site {
 
     async fn prepare_database(&self) {
         let server = self.sql_in("postgres").await;
-        // A zone other than UTC, so that no time is right by accident.
+        // Not as a copy of template1, which has to be without a session: autovacuum may be in it.
         server
-            .batch_execute(&format!("CREATE DATABASE {}", self.dbname))
+            .batch_execute(&format!(
+                "CREATE DATABASE {} TEMPLATE template0",
+                self.dbname
+            ))
             .await
             .unwrap();
+        // A zone other than UTC, so that no time is right by accident.
         server
             .batch_execute(&format!(
                 "ALTER DATABASE {} SET timezone = 'America/St_Johns'",
@@ -199,7 +203,7 @@ requesters = ["orders-svc"]
 "#,
             self.postgres.host, self.postgres.port, self.admin
         ));
-        let create = format!("CREATE DATABASE {second}");
+        let create = format!("CREATE DATABASE {second} TEMPLATE template0");
         self.sql().await.batch_execute(&create).await.unwrap();
         let script = self.keycard(&["setup-sql", "--database", "other"]).stdout;
         let sql = self.sql_in(&second).await;
