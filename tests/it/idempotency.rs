@@ -71,8 +71,7 @@ async fn a_repeated_request_gets_the_same_bytes_even_from_another_worker() {
     worker.terminate();
     assert!(worker.exit(SOON).await.success());
     let _next = site.worker().await;
-    let answers = orders.say_again("requests", &request).await;
-    assert_eq!(answers.len(), 3);
+    orders.say_again("requests", &request).await;
     assert_each_issued_once(&site, &orders, &[request]).await;
 }
 

@@ -69,13 +69,19 @@ async fn killed_in(site: &Site, action: &str) {
     let slow = format!(
         "SET ROLE {};
          CREATE FUNCTION keycard.slow() RETURNS trigger LANGUAGE plpgsql
-             AS 'BEGIN PERFORM pg_sleep(9); RETURN NEW; END';
+             AS 'BEGIN PERFORM pg_sleep(24); RETURN NEW; END';
          CREATE TRIGGER slow BEFORE INSERT ON keycard.audit FOR EACH ROW
              WHEN (NEW.action = '{action}') EXECUTE FUNCTION keycard.slow()",
         site.admin
     );
     superuser(site, &slow).await;
+    // A statement may take 10 s, unless the URL says otherwise; a step takes no longer than 25 s.
+    let url = format!(
+        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}?options=-c%20statement_timeout%3D60s",
+        site.postgres.host, site.postgres.port, site.dbname
+    );
     let mut dying = doctor(site);
+    dying.env("KEYCARD_DATABASES__APP__CONNECTION_URL", url);
     let mut dying = dying.stdout(Stdio::null()).spawn().unwrap();
     eventually("a role is rehearsed", SOON, async || {
         let asleep = "SELECT count(*) FROM pg_stat_activity

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Server, Tls};
 
-const HTTP_SECONDS: u64 = 60;
+const HTTP_SECONDS: u64 = 120;
 
 /// A `RabbitMQ` broker and its administrator.
 pub struct RabbitMq {
