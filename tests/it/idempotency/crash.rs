@@ -64,7 +64,7 @@ fn answered(client: &Client, requests: &[Value]) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_after_answering() {
     let site = Site::usual().await;
-    let worker = site.worker().await;
+    let worker = patient_worker(&site).await;
     let orders = site.client("orders-svc").await;
     let first = Stall::at(&site, "UPDATE ON keycard.leases", "NEW.state = 'active'").await;
     let request = orders.asking(&fresh_id(), "app-role");
@@ -75,12 +75,24 @@ async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_aft
 
     // The next attempt may begin when the first one's hold is over.
     let second = Stall::at(&site, "UPDATE OF published_at ON keycard.requests", "true").await;
-    second.kill(site.worker().await).await;
+    second.kill(patient_worker(&site).await).await;
     orders.answers(request["id"].as_str().unwrap(), 1).await;
 
     let _worker = site.worker().await;
     orders.answers(request["id"].as_str().unwrap(), 2).await;
     assert_each_issued_once(&site, &orders, &[request]).await;
+}
+
+/// One whose statements wait for a lock nearly as long as a step may take, and not just 5 s.
+async fn patient_worker(site: &Site) -> Worker {
+    let url = format!(
+        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}\
+         ?options=-c%20lock_timeout%3D20s%20-c%20statement_timeout%3D20s",
+        site.postgres.host, site.postgres.port, site.dbname
+    );
+    let worker = site.worker_unready(&[("KEYCARD_DATABASES__APP__CONNECTION_URL", &url)]);
+    worker.ready().await;
+    worker
 }
 
 /// Stops transactions of workers at a chosen statement, from before there is one.
@@ -93,12 +105,16 @@ impl<'a> Stall<'a> {
     /// Stops whoever is about to make that change.
     async fn at(site: &Site, change: &'a str, condition: &str) -> Self {
         let sql = site.sql().await;
+        // As keycard's own user: a worker starts on no ledger with triggers of others.
         sql.batch_execute(&format!(
             "SELECT pg_advisory_lock(7);
-             CREATE FUNCTION public.stall() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS
+             SET ROLE {};
+             CREATE FUNCTION keycard.stall() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END $$;
              CREATE TRIGGER stall BEFORE {change} FOR EACH ROW WHEN ({condition})
-             EXECUTE FUNCTION public.stall()"
+             EXECUTE FUNCTION keycard.stall();
+             RESET ROLE",
+            site.admin
         ))
         .await
         .unwrap();
@@ -119,7 +135,7 @@ impl<'a> Stall<'a> {
         let end = format!("SELECT pg_terminate_backend(pid, 5000) FROM ({stalled}) AS stalled");
         self.sql.query(&end, &[]).await.unwrap();
         self.sql
-            .batch_execute("DROP FUNCTION public.stall CASCADE; SELECT pg_advisory_unlock(7)")
+            .batch_execute("DROP FUNCTION keycard.stall CASCADE; SELECT pg_advisory_unlock(7)")
             .await
             .unwrap();
     }
