@@ -138,9 +138,11 @@ impl Reading<'_> {
         &self,
         operation: impl Future<Output = lapin::Result<T>>,
     ) -> Result<T, QueueError> {
+        // It listens from before anything is sent.
+        let unreadable = unreadable(&self.letters.connection);
         tokio::select! {
             // Cancel-safe: what was under way is lost with the connection.
-            error = unreadable(&self.letters.connection) => Err(self.refusal(&error)),
+            error = unreadable => Err(self.refusal(&error)),
             // Cancel-safe: as above.
             outcome = timeout(OPERATION_TIMEOUT, operation) => outcome
                 .map_err(|_| silence(self.operation))?
@@ -166,16 +168,18 @@ impl Reading<'_> {
 }
 
 /// Returns when the broker has sent what lapin cannot read, of which it tells nobody who waits.
-async fn unreadable(connection: &Connection) -> lapin::Error {
+fn unreadable(connection: &Connection) -> impl Future<Output = lapin::Error> {
     let mut events = connection.events_listener();
-    while let Some(event) = events.next().await {
-        if let Event::Error(error) = event
-            && matches!(error.kind(), ErrorKind::ParsingError(_))
-        {
-            return error;
+    async move {
+        while let Some(event) = events.next().await {
+            if let Event::Error(error) = event
+                && matches!(error.kind(), ErrorKind::ParsingError(_))
+            {
+                return error;
+            }
         }
+        std::future::pending().await
     }
-    std::future::pending().await
 }
 
 fn silence(operation: &'static str) -> QueueError {
