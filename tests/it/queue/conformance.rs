@@ -13,8 +13,10 @@ use keycard::queue::{DeadLetters, Delivery, Lane, Outgoing, Queue, Requesting};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Longest wait for what must happen.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait for what must happen, in seconds: who has waited for a broker for long tries again
+/// after half a minute.
+pub const PATIENCE: u64 = 90;
+pub const DEADLINE: Duration = Duration::from_secs(PATIENCE);
 
 /// How long something must not happen. Long enough for a broker that would do it.
 pub const SILENCE: Duration = Duration::from_millis(700);

@@ -32,6 +32,10 @@ const SERVICES: [&str; 3] = ["orders", "orders.eu", "billing"];
 /// Not one of the sites': those have other passwords on the same server.
 const OPERATOR: &str = "ops";
 
+/// A worker's, to its ledger: as many as a test publishes at once, as nobody waits for another's for
+/// longer than five seconds.
+const CONNECTIONS: usize = 4;
+
 /// A database of a server, for one test, with a user of keycard's own that is no superuser.
 struct Place {
     server: &'static Postgres,
@@ -137,7 +141,7 @@ impl Place {
         Ledger::new(
             "app".to_owned(),
             self.endpoint(&self.admin),
-            2,
+            CONNECTIONS,
             Arc::new(rules),
         )
         .unwrap()

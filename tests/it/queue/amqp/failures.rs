@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::{OWN_USER, PASSWORD, Vhost};
 use crate::queue::conformance::{
-    Backend, Command, DEADLINE, SILENCE, ack, assert_silent, next, requester, result_for,
+    Backend, Command, DEADLINE, PATIENCE, SILENCE, ack, assert_silent, next, requester, result_for,
 };
 use crate::support::gate::Gate;
 use crate::support::servers::harmed_rabbitmq;
@@ -58,7 +58,7 @@ async fn a_restart_of_the_broker_loses_nothing() {
         .await
         .unwrap_err();
     assert_eq!(error.disposition, Disposition::Retry, "{error}");
-    eventually("the delivery in hand is stale", 30, async || {
+    eventually("the delivery in hand is stale", PATIENCE, async || {
         (!in_hand.receipt.is_live()).then_some(())
     })
     .await;
@@ -74,7 +74,7 @@ async fn a_restart_of_the_broker_loses_nothing() {
         (&b"due"[..], &Sender::Keycard)
     );
     ack(due).await;
-    eventually("publishing", 30, async || {
+    eventually("publishing", PATIENCE, async || {
         worker.publish(&result_for("orders", "after")).await.ok()
     })
     .await;
@@ -106,7 +106,7 @@ async fn a_memory_alarm_blocks_publishing_only_and_only_while_it_lasts() {
     }
     ack(first).await;
     block_in_place(|| vhost.broker.memory_alarm(false));
-    eventually("publishing", 30, async || {
+    eventually("publishing", PATIENCE, async || {
         worker.publish(&result_for("orders", "2")).await.ok()
     })
     .await;
@@ -130,7 +130,7 @@ async fn a_deleted_queue_is_declared_and_consumed_again() {
         .await
         .unwrap();
     let orders = vhost.client("orders").await;
-    eventually("routed", 30, async || {
+    eventually("routed", PATIENCE, async || {
         let properties = lapin::BasicProperties::default().with_user_id("orders".into());
         let published = orders.publish("keycard.requests", "", b"after", properties);
         published.await.ok()
@@ -209,7 +209,7 @@ async fn an_unreadable_message_ends_among_the_dead_letters_and_takes_nobody_alon
         delivery.receipt.ack().await;
     }
     // It takes 21 deliveries.
-    eventually("dead-lettered", 30, async || {
+    eventually("dead-lettered", PATIENCE, async || {
         let depth = block_in_place(|| {
             vhost
                 .broker
@@ -249,7 +249,7 @@ async fn a_new_password_is_waited_for() {
     });
     let connecting = tokio::spawn(keycard::queue::amqp::AmqpQueue::connect(settings));
     let refusal = format!("user '{OWN_USER}' - invalid credentials");
-    eventually("refused", 30, async || {
+    eventually("refused", PATIENCE, async || {
         vhost.broker.server.log().contains(&refusal).then_some(())
     })
     .await;

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::block_in_place;
 
 use super::{PASSWORD, Vhost};
-use crate::queue::conformance::{Backend, Command, ack, assert_silent, next, requester};
+use crate::queue::conformance::{Backend, Command, PATIENCE, ack, assert_silent, next, requester};
 use crate::support::{eventually, raw};
 
 /// Drops a message until the broker gives it up.
@@ -18,7 +18,7 @@ async fn wear_out(lane: &mut mpsc::Receiver<Delivery>, letters: &AmqpDeadLetters
     for _ in 0..21 {
         drop(next(lane).await);
     }
-    eventually("dead-lettered", 30, async || {
+    eventually("dead-lettered", PATIENCE, async || {
         let now = letters.list(100).await.unwrap().len();
         (now > before).then_some(())
     })
@@ -108,7 +108,7 @@ async fn given_up_again_and_again(headers: FieldTable) -> Vec<Lane> {
             for _ in 0..20 {
                 drop(next(&mut expiry).await);
             }
-            eventually("dead-lettered", 30, async || {
+            eventually("dead-lettered", PATIENCE, async || {
                 letters.list(10).await.unwrap().pop()
             })
             .await;
@@ -225,7 +225,7 @@ async fn what_a_full_queue_drops_is_dropped_and_nobody_is_kept_waiting() {
         worker.dead_letter(&delivery, "no").await.unwrap();
         ack(delivery).await;
     }
-    let kept = eventually("the queue is short again", 30, async || {
+    let kept = eventually("the queue is short again", PATIENCE, async || {
         let listed = letters.list(10).await.unwrap();
         (listed.len() == 3).then_some(listed)
     })
@@ -234,7 +234,7 @@ async fn what_a_full_queue_drops_is_dropped_and_nobody_is_kept_waiting() {
     assert_eq!(bodies, [5, 6, 7]);
     assert_silent(&mut expiry).await;
     // Nothing circles: what was dropped is in no queue at all.
-    eventually("nothing else is left", 30, async || {
+    eventually("nothing else is left", PATIENCE, async || {
         let depth = block_in_place(|| vhost.broker.queue_messages(&vhost.name, "keycard.expiry"));
         (depth.ready + depth.unacknowledged == 0).then_some(())
     })
@@ -315,7 +315,7 @@ async fn an_unreadable_letter_is_told_with_a_remedy() {
     let worker = vhost.queue().await;
     let _requests = worker.consume(Lane::Requests);
     block_in_place(|| raw::publish_unreadable(vhost.broker, &vhost.name, "orders", PASSWORD));
-    let error = eventually("dead-lettered", 30, async || {
+    let error = eventually("dead-lettered", PATIENCE, async || {
         let listed = vhost.letters().await.list(10).await;
         listed.err()
     })

@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::{Vhost, connect};
-use crate::queue::conformance::{Backend, Command, ack, next};
+use crate::queue::conformance::{Backend, Command, PATIENCE, ack, next};
 use crate::support::authority::{Authority, trusted, trusted_rabbitmq};
 use crate::support::eventually;
 
@@ -90,7 +90,7 @@ async fn a_private_authority_is_trusted_and_no_other() {
         tracing::subscriber::with_default(subscriber, || {
             runtime.block_on(async {
                 let mut connecting = pin!(AmqpQueue::connect(refused));
-                let told = eventually("it is told", 30, async || {
+                let told = eventually("it is told", PATIENCE, async || {
                     said.text().contains("UnknownIssuer").then_some(())
                 });
                 tokio::select! {

@@ -6,7 +6,7 @@ use keycard::queue::{Lane, Sender};
 use keycard::wire::BODY_BYTES_MAX;
 use tokio::time::timeout;
 
-use super::{Backend, Command, DEADLINE, ack, assert_silent, next, requester};
+use super::{Backend, Command, DEADLINE, PATIENCE, ack, assert_silent, next, requester};
 use crate::support::eventually;
 
 pub async fn dead_letters_are_kept_with_their_reason(backend: &dyn Backend) {
@@ -100,7 +100,7 @@ pub async fn dead_letters_can_be_listed_requeued_and_discarded(backend: &dyn Bac
     }
     assert!(!letters.discard("somebody's guess").await.unwrap());
     assert!(letters.list(10).await.unwrap() == listed[2..]);
-    eventually("one is counted", 30, async || {
+    eventually("one is counted", PATIENCE, async || {
         (worker.dead_letters().await.unwrap() == 1).then_some(())
     })
     .await;

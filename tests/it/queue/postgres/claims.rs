@@ -7,7 +7,7 @@ use keycard::queue::{Lane, Queue as _};
 use tokio::time::timeout;
 
 use super::{OPERATOR, Place, SERVICES, send};
-use crate::queue::conformance::{Backend as _, DEADLINE, ack, assert_silent, next};
+use crate::queue::conformance::{Backend as _, DEADLINE, PATIENCE, ack, assert_silent, next};
 use crate::support::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,8 +23,12 @@ async fn what_is_never_acknowledged_is_a_dead_letter_after_twenty_deliveries() {
         assert_eq!(delivery.delivery_count, before);
         drop(delivery);
     }
+    let letters = eventually("a dead letter", PATIENCE, async || {
+        let letters = place.dead_letters().await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
     assert_silent(&mut requests).await;
-    let letters = place.dead_letters().await;
     let reason = "handed out 20 times and never acknowledged".to_owned();
     assert_eq!(letters, [(b"poison".to_vec(), reason)]);
     let kept =
@@ -138,7 +142,7 @@ async fn a_claim_reads_nothing_of_what_is_not_due() {
     ack(delivery).await;
     worker.shut_down().await;
     // Counted when the sessions ended.
-    eventually("the sessions' statistics", 30, async || {
+    eventually("the sessions' statistics", PATIENCE, async || {
         let claims = "SELECT coalesce(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes
                       WHERE indexrelname = 'messages_free'";
         (place.count(claims).await > 0).then_some(())
