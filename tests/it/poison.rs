@@ -246,9 +246,12 @@ async fn expiry_events_that_cannot_be_read_are_parked_and_leases_still_end() {
         assert_eq!(letter.requester, None);
     }
     assert_eq!(site.rows().await, (0, 0));
-    let issued = orders.issued("app-role", Some(2)).await;
+    // Long enough to be told before its end.
+    let ttl = 15;
+    let issued = orders.issued("app-role", Some(ttl)).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
-    orders.notice("lease.revoked.v1", lease_id, SOON).await;
+    let within = SOON + ttl.unsigned_abs();
+    orders.notice("lease.revoked.v1", lease_id, within).await;
     assert_eq!(orders.heard().len(), 2, "{:?}", orders.story());
     site.assert_no_dead_letters().await;
 }
