@@ -10,7 +10,7 @@ use aws_sdk_secretsmanager::types::{Filter, FilterNameStringType, Tag};
 use futures_util::future::join_all;
 use keycard::clock::{monotonic_now, uuid_v7};
 
-use super::aws::{environment, store};
+use super::aws::{environment, environment_in, store};
 use super::{locator, put};
 use crate::support::secrets_manager::{Call, FakeSecretsManager, Operation};
 
@@ -61,17 +61,21 @@ async fn it_refuses_what_aws_refuses() {
 #[tokio::test]
 async fn it_throttles() {
     let fake = FakeSecretsManager::start();
-    let client = Client::new(&environment(&fake.url()));
-    let creates = (0..80).map(|_| {
-        client
-            .create_secret()
-            .name(locator("app"))
-            .secret_string("value")
-            .send()
-    });
-    join_all(creates).await;
+    let client = Client::new(&environment_in("eu-south-1", &fake.url()));
     let throttled = |call: &Call| call.outcome == "ThrottlingException";
-    assert!(fake.calls().iter().any(throttled));
+    // More than fifty in a second, which a busy machine may not send the first time.
+    crate::support::eventually("throttled", 60, async || {
+        let creates = (0..80).map(|_| {
+            client
+                .create_secret()
+                .name(locator("app"))
+                .secret_string("value")
+                .send()
+        });
+        join_all(creates).await;
+        fake.calls().iter().any(throttled).then_some(())
+    })
+    .await;
 }
 
 async fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -93,19 +97,23 @@ async fn a_held_put_lands_when_it_is_let_go() {
         let locator = locator.clone();
         tokio::spawn(async move { put(&store, &locator, uuid_v7(), "x").await })
     };
-    eventually("the put", || fake.held() == 1).await;
+    eventually("the put", || fake.held() > 0).await;
     putting.abort();
     assert!(putting.await.unwrap_err().is_cancelled());
     assert!(fake.secrets().is_empty());
     fake.resume();
-    eventually("the late put", || fake.secrets().contains_key(&locator)).await;
-    assert_eq!(fake.held(), 0);
+    eventually("the late put", || {
+        fake.held() == 0 && fake.secrets().contains_key(&locator)
+    })
+    .await;
     let expected = Call {
         operation: Operation::CreateSecret,
         name: locator,
         outcome: "ok".to_owned(),
     };
-    assert_eq!(fake.calls(), [expected]);
+    // More than one only if the client has given one up for taking too long.
+    let calls = fake.calls();
+    assert!(calls.iter().all(|call| *call == expected), "{calls:?}");
 }
 
 #[tokio::test]
