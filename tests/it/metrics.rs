@@ -167,16 +167,7 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     });
     assert!(first.await >= 1.0);
     until(address, OVERDUE, is(1.0)).await;
-    // Failures become so many by themselves, sooner or later.
-    eventually("no attempt is made any more", 60, async || {
-        let put_off = sql.execute(
-            "UPDATE keycard.leases SET failures = 0, retry_at = now() + interval '1 hour'
-             WHERE state = 'revoking' AND held_until IS NULL",
-            &[],
-        );
-        (put_off.await.unwrap() == 1).then_some(())
-    })
-    .await;
+    put_off(&sql).await;
     until(address, OLDEST, |seconds| seconds > 0.0).await;
     until(address, LIVE, is(1.0)).await;
     until(address, WAITING, is(1.0)).await;
@@ -210,6 +201,16 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
         until(address, &name, |count| count >= 1.0).await;
     }
     drop(worker);
+}
+
+/// Has a revocation that fails wait for an hour: else it is stuck by itself, sooner or later.
+async fn put_off(sql: &tokio_postgres::Client) {
+    let put_off = "UPDATE keycard.leases SET failures = 0, retry_at = now() + interval '1 hour'
+                   WHERE state = 'revoking' AND held_until IS NULL";
+    eventually("no attempt is made any more", 60, async || {
+        (sql.execute(put_off, &[]).await.unwrap() == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

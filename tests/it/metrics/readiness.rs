@@ -113,7 +113,7 @@ mod amqp {
         };
         allow("^$");
         // Its consumer may not make it again.
-        broker.ctl(&["delete_queue", "--vhost", &site.vhost, "keycard.leases"]);
+        broker.delete_queue(&site.vhost, "keycard.leases");
         misses(address, &["the queue"], "was last reached").await;
         allow("^keycard\\.");
         becomes_ready(address).await;

@@ -71,6 +71,10 @@ impl RabbitMq {
         let _ = self.try_http("DELETE", &["vhosts", name], &Value::Null);
     }
 
+    pub fn delete_queue(&self, vhost: &str, name: &str) {
+        self.api("DELETE", &["queues", vhost, name], &Value::Null);
+    }
+
     pub fn add_user(&self, name: &str, password: &str) {
         self.api(
             "PUT",
