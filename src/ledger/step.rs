@@ -16,9 +16,12 @@ use super::reconcile;
 use super::requests::{self, Asked, Recorded};
 use super::rows::{self, RowError, StoredLease};
 use super::{Ledger, LedgerError};
-use crate::injection;
+use crate::injection::{self, Fault};
 use crate::lease::{Decision, DenialCode, Event};
 use crate::wire::SecretPointer;
+
+/// No single statement takes longer than 10 s unless the server has stopped answering.
+const STEP_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// What happens, to what.
 #[derive(Debug)]
@@ -99,16 +102,14 @@ impl Ledger {
     /// Nothing happened, or (if the connection broke during the commit) it is unknown whether it
     /// did. Either way the same step may be taken again.
     pub async fn step(&self, step: Step<'_>) -> Result<Stepped, LedgerError> {
-        /// No single statement takes longer than 10 s unless the server has stopped answering.
-        const STEP_TIMEOUT: Duration = Duration::from_secs(25);
         let mut client = self.connection().await?;
         let custom = step.event.request().is_some_and(|new| {
             let role = self.rules.roles.get(&new.role);
             role.is_some_and(|role| role.template.creation.is_some())
         });
-        let stepped = timeout(STEP_TIMEOUT, self.step_in_session(&mut client, step))
+        let stepped = self
+            .step_in_session(&mut client, step)
             .await
-            .unwrap_or(Err(RowError::Silent))
             .map_err(|error| error.at("carry out a step", &self.database));
         let custom = custom
             || matches!(&stepped, Ok(Stepped::Decided(decided))
@@ -131,6 +132,22 @@ impl Ledger {
         client: &mut Client,
         step: Step<'_>,
     ) -> Result<Stepped, RowError> {
+        let (stepped, kept, fault) = timeout(STEP_TIMEOUT, self.commit(client, step))
+            .await
+            .unwrap_or(Err(RowError::Silent))?;
+        fault.after(|| RowError::Silent).await?;
+        for row in &kept {
+            audit::tell(&self.rules, row);
+        }
+        Ok(stepped)
+    }
+
+    /// What is committed, what is kept of it, and the fault that was ordered for it.
+    async fn commit(
+        &self,
+        client: &mut Client,
+        step: Step<'_>,
+    ) -> Result<(Stepped, Vec<AuditRow>, Fault), RowError> {
         let asked = step.asked;
         let (Subject::Known(named) | Subject::New(named)) = step.subject;
         let mut transaction = client.transaction().await?;
@@ -138,20 +155,15 @@ impl Ledger {
         for row in &kept {
             audit::write(&transaction, row).await?;
         }
-        let silent = || RowError::Silent;
         let lease = stepped.stored().map(|stored| &stored.lease);
         let fault = injection::at(
             lease.map(|lease| (lease.role.as_str(), lease.state.as_str())),
             || asked.map_or_else(|| named.to_string(), |asked| asked.id.clone()),
             || "commit".to_owned(),
         );
-        fault.before(silent).await?;
+        fault.before(|| RowError::Silent).await?;
         transaction.commit().await?;
-        fault.after(silent).await?;
-        for row in &kept {
-            audit::tell(&self.rules, row);
-        }
-        Ok(stepped)
+        Ok((stepped, kept, fault))
     }
 
     async fn step_within(

@@ -171,11 +171,11 @@ async fn site(cells: &[Cell], fake: Option<&FakeSecretsManager>) -> Site {
     site
 }
 
-/// A worker that takes orders. Whoever stops it in a transaction keeps a connection.
+/// A worker that takes orders. Whoever stops it in or after a transaction keeps a connection.
 async fn worker(site: &Site, orders: &Orders) -> Worker {
     let worker = site.worker_unready(&[
         ("CRASH_MATRIX_ORDERS", orders.path()),
-        ("KEYCARD_DATABASES__APP__MAX_CONNECTIONS", "24"),
+        ("KEYCARD_DATABASES__APP__MAX_CONNECTIONS", "48"),
         ("KEYCARD_QUEUE__PREFETCH", "100"),
     ]);
     worker.ready().await;

@@ -134,8 +134,7 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
     assert!(is(2.0)(during[ISSUED]), "{during:?}");
     assert!(is(1.0)(during[NOT_ALLOWED]), "{during:?}");
     for stage in ["ledger_step", "put_secret", "arm_expiry", "publish"] {
-        let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
-        until(address, &name, |count| count >= 2.0).await;
+        until_taken(address, stage, 2.0).await;
         let text = scraped(address).await;
         assert!(
             !text.contains("no-such-role") && !text.contains(r#""mallory""#),
@@ -197,10 +196,15 @@ async fn a_scrape_tells_of_a_lease_from_its_issue_to_its_late_end() {
         "clear_objects",
         "delete_secrets",
     ] {
-        let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
-        until(address, &name, |count| count >= 1.0).await;
+        until_taken(address, stage, 1.0).await;
     }
     drop(worker);
+}
+
+/// Waits until a stage was gone through as often.
+async fn until_taken(address: SocketAddr, stage: &str, times: f64) {
+    let name = format!(r#"keycard_stage_duration_seconds_count{{stage="{stage}"}}"#);
+    until(address, &name, |count| count >= times).await;
 }
 
 /// Has a revocation that fails wait for an hour: else it is stuck by itself, sooner or later.
