@@ -93,6 +93,30 @@ async fn a_ledger_of_a_newer_keycard_is_used_unless_it_says_otherwise() {
     );
 }
 
+/// Whoever prepares it records last whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_is_not_prepared_yet_is_waited_for() {
+    let site = Site::usual().await;
+    let worker = site.worker().await;
+    let orders = site.client("orders-svc").await;
+    orders.issued("app-role", None).await;
+    superuser(
+        &site,
+        "CREATE TABLE public.record AS TABLE keycard.ledger;
+         DELETE FROM keycard.ledger;
+         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE usename = 'KEYCARD' AND datname = current_database()",
+    )
+    .await;
+    let id = orders.request("app-role", None).await;
+    eventually("the request is put off", SOON, async || {
+        worker.log().contains("has no ledger").then_some(())
+    })
+    .await;
+    superuser(&site, "INSERT INTO keycard.ledger TABLE public.record").await;
+    assert_eq!(orders.answer(&id).await.kind(), "credential.issued.v1");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_ledger_ends_nothing() {
     let site = Site::usual().await;
