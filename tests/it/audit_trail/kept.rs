@@ -5,23 +5,9 @@ use crate::support::client::fresh_id;
 use crate::support::eventually;
 use crate::support::site::{Site, Wishes};
 
-/// A worker serves after twenty seconds even if its ledger is not prepared: waits until it is, and
-/// whoever prepares it has let go of the lock.
-async fn is_prepared(site: &Site) {
-    const PREPARED: &str = "SELECT FROM keycard.ledger WHERE NOT EXISTS (
-        SELECT FROM pg_locks JOIN pg_database d ON d.oid = database
-        WHERE locktype = 'advisory' AND datname = current_database())";
-    let sql = site.sql().await;
-    eventually("the ledger is prepared", 90, async || {
-        let ledger = sql.query_opt(PREPARED, &[]).await;
-        ledger.ok().flatten().map(|_| ())
-    })
-    .await;
-}
-
 /// Does this when a worker commits a new lease.
 async fn at_commit(site: &Site, what: &str) {
-    is_prepared(site).await;
+    site.is_prepared().await;
     site.superuser(&format!(
         "CREATE FUNCTION public.at_commit() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN {what}; RETURN NULL; END $$;
@@ -104,7 +90,7 @@ async fn nobody_is_told_of_a_denial_before_it_is_kept() {
     let site = Site::with_mallory().await;
     let worker = site.worker().await;
     let mallory = site.client("mallory").await;
-    is_prepared(&site).await;
+    site.is_prepared().await;
     let admin = &site.admin;
     for statement in [
         format!("ALTER ROLE {admin} NOLOGIN"),

@@ -12,7 +12,8 @@ use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
 use self::configuration::environment;
-use super::client::Client;
+use super::client::{Client, SOON};
+use super::eventually;
 use super::process::{Output, Worker};
 use super::servers::{Postgres, shared_postgres, shared_rabbitmq};
 use super::services::QueueKind;
@@ -300,6 +301,20 @@ requesters = ["orders-svc"]
         let worker = self.worker_unready(&[]);
         worker.ready().await;
         worker
+    }
+
+    /// A worker serves after twenty seconds even if its ledger is not prepared: waits until it is,
+    /// and whoever prepares it has let go of the lock.
+    pub async fn is_prepared(&self) {
+        const PREPARED: &str = "SELECT FROM keycard.ledger WHERE NOT EXISTS (
+            SELECT FROM pg_locks JOIN pg_database d ON d.oid = database
+            WHERE locktype = 'advisory' AND datname = current_database())";
+        let sql = self.sql().await;
+        eventually("the ledger is prepared", SOON, async || {
+            let ledger = sql.query_opt(PREPARED, &[]).await;
+            ledger.ok().flatten().map(|_| ())
+        })
+        .await;
     }
 
     /// Starts a worker with further variables in its environment, and does not wait.
