@@ -142,7 +142,7 @@ impl Ledger {
         Ok(stepped)
     }
 
-    /// What is committed, what is kept of it, and the fault that was ordered for it.
+    /// Carries the step out and commits it: what to tell of it, and the fault ordered for afterwards.
     async fn commit(
         &self,
         client: &mut Client,

@@ -57,7 +57,8 @@ pub(super) async fn link(ledger: &Ledger, lease: Uuid) {
             span.add_link(remote(traceparent).span().span_context().clone());
         }
         Ok(Ok(None)) => {}
-        Ok(Err(_)) | Err(_) => tracing::debug!("a lease's trace could not be looked up in time"),
+        Ok(Err(error)) => tracing::debug!(%error, "a lease's trace could not be looked up"),
+        Err(_) => tracing::debug!("a lease's trace could not be looked up in time"),
     }
 }
 

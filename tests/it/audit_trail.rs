@@ -19,7 +19,7 @@ impl Site {
 
     /// Waits for the last decision on a lease; all of them.
     async fn audit_until(&self, decision: &str, lease_id: &str) -> Vec<Value> {
-        eventually(&format!("{lease_id} is {decision}"), 90, async || {
+        eventually(&format!("{lease_id} is {decision}"), SOON, async || {
             let rows = self.audit(&["--lease", lease_id]);
             rows.last()
                 .is_some_and(|row| row["decision"] == decision)
@@ -53,7 +53,7 @@ async fn a_whole_life_leaves_one_row_and_one_line_for_each_decision() {
     // It ends soon from then on, however long it took to come to that.
     let renewal = orders.renew(lease_id, Some(3)).await;
     let renewed = orders.answer(&renewal).await;
-    let revoked = orders.notice("lease.revoked.v1", lease_id, 90).await;
+    let revoked = orders.notice("lease.revoked.v1", lease_id, SOON).await;
     let rows = site.audit_until("closed", lease_id).await;
 
     let decisions = column(&rows, "decision");
@@ -259,7 +259,7 @@ async fn a_login_that_cannot_be_dropped_is_kept_as_disabled_and_later_as_revoked
     assert!(disabled["reason"].as_str().unwrap().contains("2BP01"));
     site.superuser("DROP TABLE public.mine").await;
     assert_eq!(
-        orders.answer_within(&id, 90).await.kind(),
+        orders.answer_within(&id, SOON).await.kind(),
         "lease.revoked.v1"
     );
     let rows = site.audit_until("closed", lease_id).await;

@@ -60,7 +60,7 @@ async fn somebody_elses_lease_is_denied_like_an_unknown_one_and_its_owner_hears_
     let ended = ended["lease_id"].as_str().unwrap();
     orders.answer(&orders.revoke(ended).await).await;
     orders.notice("lease.revoked.v1", ended, SOON).await;
-    let heard = orders.heard().len();
+    let heard = orders.told().len();
 
     let unknown = format!("app.{}", fresh_id());
     let elsewhere = format!("other-db.{}", fresh_id());
@@ -86,7 +86,7 @@ async fn somebody_elses_lease_is_denied_like_an_unknown_one_and_its_owner_hears_
     // One more answer, so that whatever else was published for the owner has come by now.
     let renewal = orders.renew(own, None).await;
     assert_eq!(orders.answer(&renewal).await.data()["generation"], 2);
-    assert_eq!(orders.heard().len(), heard + 1, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), heard + 1, "{:?}", orders.story());
     site.assert_live(1).await;
     site.assert_credentials_work([&issued]).await;
     site.assert_no_dead_letters().await;
@@ -117,8 +117,8 @@ async fn an_operator_renews_and_revokes_any_lease_and_its_owner_hears_of_it() {
     assert_eq!(revoked.data()["cause"], "operator");
     let told = orders.notice("lease.revoked.v1", lease_id, SOON).await;
     assert_eq!(told.data(), revoked.data());
-    assert_eq!(operator.heard().len(), 3, "{:?}", operator.story());
-    assert_eq!(orders.heard().len(), 3, "{:?}", orders.story());
+    assert_eq!(operator.told().len(), 3, "{:?}", operator.story());
+    assert_eq!(orders.told().len(), 3, "{:?}", orders.story());
 
     // An operator is no requester of every role.
     let request = operator.request("app-role", None).await;

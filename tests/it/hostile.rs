@@ -246,10 +246,10 @@ async fn hostile_commands_change_nothing_but_their_own_answers() {
     let other = orders.issued("app-role", None).await;
     let count = expected.len();
     eventually("every answer", 4 * SOON, async || {
-        (mallory.heard().len() >= count).then_some(())
+        (mallory.told().len() >= count).then_some(())
     })
     .await;
-    let heard = mallory.heard();
+    let heard = mallory.told();
     let mut answered: Vec<String> = heard
         .iter()
         .map(|heard| heard.answers().unwrap().to_owned())
@@ -263,7 +263,7 @@ async fn hostile_commands_change_nothing_but_their_own_answers() {
     }
 
     assert_eq!(schema(&site).await, before);
-    assert_eq!(orders.heard().len(), 2, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), 2, "{:?}", orders.story());
     site.assert_live(2).await;
     site.assert_credentials_work([&issued, &other]).await;
     site.assert_no_dead_letters().await;

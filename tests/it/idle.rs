@@ -196,7 +196,9 @@ async fn a_run_without_its_store_says_so_and_leaves_the_request_to_the_next() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_stopped_before_its_end_says_so() {
     let site = Site::usual().await;
-    site.worker().await.kill();
+    let mut first = site.worker().await;
+    site.is_prepared().await;
+    first.kill();
     let sql = site.sql().await;
     let lock = "BEGIN; LOCK TABLE keycard.leases IN ACCESS EXCLUSIVE MODE";
     sql.batch_execute(lock).await.unwrap();

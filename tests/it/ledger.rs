@@ -135,7 +135,7 @@ async fn a_copied_ledger_ends_nothing() {
     )
     .await;
     let copy = format!("{}_copy", site.dbname);
-    eventually("nobody is connected to the original", 90, async || {
+    eventually("nobody is connected to the original", SOON, async || {
         let server = site.sql_in("postgres").await;
         server
             .batch_execute(&format!("CREATE DATABASE {copy} TEMPLATE {}", site.dbname))

@@ -76,7 +76,7 @@ async fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
 }
 
 async fn until(address: SocketAddr, name: &str, holds: impl Fn(f64) -> bool) -> f64 {
-    eventually(&format!("{name} is as expected"), 60, async || {
+    eventually(&format!("{name} is as expected"), SOON, async || {
         let value = samples(address).await.get(name).copied();
         value.filter(|value| holds(*value))
     })
@@ -211,7 +211,7 @@ async fn until_taken(address: SocketAddr, stage: &str, times: f64) {
 async fn put_off(sql: &tokio_postgres::Client) {
     let put_off = "UPDATE keycard.leases SET failures = 0, retry_at = now() + interval '1 hour'
                    WHERE state = 'revoking' AND held_until IS NULL";
-    eventually("no attempt is made any more", 60, async || {
+    eventually("no attempt is made any more", 2 * SOON, async || {
         (sql.execute(put_off, &[]).await.unwrap() == 1).then_some(())
     })
     .await;
@@ -227,7 +227,7 @@ async fn a_ledger_that_is_away_has_no_counts() {
     sql.batch_execute(&format!("ALTER ROLE {admin} NOLOGIN"))
         .await
         .unwrap();
-    eventually("the ledger cannot be asked", 60, async || {
+    eventually("the ledger cannot be asked", SOON, async || {
         sql.batch_execute(&format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{admin}'"
         ))

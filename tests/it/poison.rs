@@ -71,7 +71,7 @@ async fn assert_parked(poisons: impl AsyncFnOnce(&Client) -> Vec<Poison>) {
     let issued = orders.issued("app-role", None).await;
     let lease_id = issued["lease_id"].as_str().unwrap();
     orders.answer(&orders.renew(lease_id, None).await).await;
-    assert_eq!(orders.heard().len(), heard + 2, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), heard + 2, "{:?}", orders.story());
     site.assert_live(1).await;
     site.assert_no_dead_letters().await;
 }
@@ -207,7 +207,7 @@ async fn one_byte_too_much_is_parked_unread_and_64_kib_are_taken() {
     let body = padded(&id, BODY_BYTES_MAX);
     orders.publish("requests", &body).await;
     orders.answer(&id).await.lease_id();
-    assert_eq!(orders.heard().len(), 1);
+    assert_eq!(orders.told().len(), 1);
     site.assert_live(1).await;
     site.assert_no_dead_letters().await;
 }
@@ -252,7 +252,7 @@ async fn expiry_events_that_cannot_be_read_are_parked_and_leases_still_end() {
     let lease_id = issued["lease_id"].as_str().unwrap();
     let within = SOON + ttl.unsigned_abs();
     orders.notice("lease.revoked.v1", lease_id, within).await;
-    assert_eq!(orders.heard().len(), 2, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), 2, "{:?}", orders.story());
     site.assert_no_dead_letters().await;
 }
 

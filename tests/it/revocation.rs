@@ -9,14 +9,10 @@ mod outage;
 use serde_json::Value;
 use tokio_postgres::Client as Session;
 
-use crate::support::client::{Client, Heard, SOON};
+use crate::support::client::{Client, Heard, SOON, TRIED_AGAIN};
 use crate::support::eventually;
 use crate::support::process::Worker;
 use crate::support::site::{Site, Wishes};
-
-/// Longer than a revocation takes that has failed a few times, or met an attempt that holds the
-/// lease: pauses between attempts grow to 20 s before it is stuck, and a hold is 30 s.
-const TRIED_AGAIN: u64 = 180;
 
 /// A site with a worker, and a lease of `orders-svc` with its session open.
 struct Guest {

@@ -1,7 +1,7 @@
 //! Rows are kept with what they tell of, for as long as they should be, and not changed meanwhile.
 
 use super::{column, denied};
-use crate::support::client::fresh_id;
+use crate::support::client::{SOON, fresh_id};
 use crate::support::eventually;
 use crate::support::site::{Site, Wishes};
 
@@ -22,14 +22,9 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
     const LOCK: &str = "4711";
     let site = Site::usual().await;
     // The commit waits for as long as this test takes to kill the worker.
-    site.rewrite(
-        &format!("/{}\"\nusername", site.dbname),
-        &format!(
-            "/{}?options=-c%20statement_timeout%3D60s%20-c%20lock_timeout%3D60s\"\nusername",
-            site.dbname
-        ),
-    );
-    let mut worker = site.worker().await;
+    let url = site.url_with("lock_timeout", 60);
+    let mut worker = site.worker_unready(&[("KEYCARD_DATABASES__APP__CONNECTION_URL", &url)]);
+    worker.ready().await;
     let orders = site.client("orders-svc").await;
     at_commit(&site, &format!("PERFORM pg_advisory_xact_lock({LOCK})")).await;
     let held = site.sql().await;
@@ -37,7 +32,7 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
         .await
         .unwrap();
     orders.request("app-role", None).await;
-    eventually("the worker commits", 90, async || {
+    eventually("the worker commits", SOON, async || {
         let waiting = site.count(
             "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 4711
              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
@@ -48,7 +43,7 @@ async fn a_worker_that_dies_between_commit_and_log_leaves_the_row() {
     worker.kill();
     assert_eq!(site.count("SELECT count(*) FROM keycard.audit").await, 0);
     drop(held);
-    eventually("the commit is done", 90, async || {
+    eventually("the commit is done", SOON, async || {
         let rows = site.count("SELECT count(*) FROM keycard.audit WHERE action = 'created'");
         (rows.await == 1).then_some(())
     })
@@ -68,7 +63,7 @@ async fn a_step_that_is_rolled_back_leaves_no_row() {
     )
     .await;
     let id = orders.request("app-role", None).await;
-    eventually("a step fails", 90, async || {
+    eventually("a step fails", SOON, async || {
         worker
             .log()
             .contains("could not carry out a step")
@@ -79,7 +74,7 @@ async fn a_step_that_is_rolled_back_leaves_no_row() {
     assert_eq!(site.count("SELECT count(*) FROM keycard.audit").await, 0);
     site.superuser("DROP FUNCTION public.at_commit CASCADE")
         .await;
-    let answer = orders.answer_within(&id, 90).await;
+    let answer = orders.answer_within(&id, SOON).await;
     let rows = site.audit(&["--lease", answer.lease_id()]);
     assert_eq!(column(&rows, "decision"), ["created", "issued"]);
     assert_eq!(site.audit(&[]), rows);
@@ -99,7 +94,7 @@ async fn nobody_is_told_of_a_denial_before_it_is_kept() {
         site.superuser(&statement).await;
     }
     let id = mallory.request("no-such-role", None).await;
-    eventually("the denial waits", 90, async || {
+    eventually("the denial waits", SOON, async || {
         worker
             .log()
             .contains("no connection to database app")
@@ -108,7 +103,7 @@ async fn nobody_is_told_of_a_denial_before_it_is_kept() {
     .await;
     assert!(mallory.heard().is_empty());
     site.superuser(&format!("ALTER ROLE {admin} LOGIN")).await;
-    let answer = mallory.answer_within(&id, 90).await;
+    let answer = mallory.answer_within(&id, SOON).await;
     assert_eq!(answer.denial(), "role_not_allowed");
     let rows = site.audit(&[]);
     assert_eq!(column(&rows, "code"), ["role_not_allowed"]);
@@ -196,16 +191,16 @@ async fn old_rows_and_leases_go_and_no_others() {
               + 1000 * (SELECT count(*) FROM keycard.leases WHERE id = '{}')",
         uuid(0)
     );
-    eventually("what is old is gone", 90, async || {
+    eventually("what is old is gone", SOON, async || {
         (site.count(&left).await == 1 + 10 + 3).then_some(())
     })
     .await;
     drop(holder);
-    eventually("the last is gone", 90, async || {
+    eventually("the last is gone", SOON, async || {
         (site.count(&left).await == 10 + 3).then_some(())
     })
     .await;
-    eventually("answers are kept for 30 days", 90, async || {
+    eventually("answers are kept for 30 days", SOON, async || {
         let kept = "SELECT sum(id::integer) FROM keycard.requests WHERE source = '/then'";
         (site.count(kept).await == 29).then_some(())
     })

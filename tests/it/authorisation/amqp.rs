@@ -45,7 +45,7 @@ async fn without_a_validated_user_nothing_happens_and_a_direct_reply_says_so() {
             queues.dead_letter().await;
         }
     }
-    assert_eq!(orders.heard().len(), 1, "nothing but the lease");
+    assert_eq!(orders.told().len(), 1, "nothing but the lease");
     assert_eq!(site.rows().await, (1, 1));
     site.assert_live(1).await;
     site.assert_no_dead_letters().await;

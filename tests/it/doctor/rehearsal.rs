@@ -76,10 +76,7 @@ async fn killed_in(site: &Site, action: &str) {
     );
     superuser(site, &slow).await;
     // A statement may take 10 s, unless the URL says otherwise; a step takes no longer than 25 s.
-    let url = format!(
-        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}?options=-c%20statement_timeout%3D60s",
-        site.postgres.host, site.postgres.port, site.dbname
-    );
+    let url = site.url_with("statement_timeout", 60);
     let mut dying = doctor(site);
     dying.env("KEYCARD_DATABASES__APP__CONNECTION_URL", url);
     let mut dying = dying.stdout(Stdio::null()).spawn().unwrap();
@@ -110,6 +107,7 @@ async fn a_doctor_that_dies_leaves_a_login_that_ends_by_itself() {
     })
     .await;
     let mut worker = site.worker().await;
+    site.is_prepared().await;
     worker.kill();
     // In each of its steps, whose audit takes long enough to be killed in it. The last one clears
     // up after the login, which is gone by then.

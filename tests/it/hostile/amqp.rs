@@ -109,7 +109,7 @@ async fn hostile_properties_change_nothing_but_their_own_answers() {
     let heard = mallory.heard();
     let answered: BTreeSet<&str> = heard.iter().map(|heard| heard.answers().unwrap()).collect();
     assert_eq!(answered, ids.iter().map(String::as_str).collect());
-    assert_eq!(orders.heard().len(), 2, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), 2, "{:?}", orders.story());
     site.assert_live(2).await;
     site.assert_credentials_work([&issued, &other]).await;
     site.assert_no_dead_letters().await;

@@ -62,7 +62,7 @@ async fn requesters_with_hostile_names_get_their_own_and_hurt_nobody() {
     }
     // Each its lease, the answer to its revocation and the notice of it.
     for client in &clients {
-        assert_eq!(client.heard().len(), 3, "{:?}", client.story());
+        assert_eq!(client.told().len(), 3, "{:?}", client.story());
     }
     site.assert_live(0).await;
     site.assert_no_dead_letters().await;

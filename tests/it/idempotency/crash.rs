@@ -85,11 +85,7 @@ async fn the_secret_of_an_attempt_that_died_goes_though_the_next_worker_dies_aft
 
 /// One whose statements wait for a lock nearly as long as a step may take, and not just 5 s.
 async fn patient_worker(site: &Site) -> Worker {
-    let url = format!(
-        "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}\
-         ?options=-c%20lock_timeout%3D20s%20-c%20statement_timeout%3D20s",
-        site.postgres.host, site.postgres.port, site.dbname
-    );
+    let url = site.url_with("lock_timeout", 20);
     let worker = site.worker_unready(&[("KEYCARD_DATABASES__APP__CONNECTION_URL", &url)]);
     worker.ready().await;
     worker
@@ -104,6 +100,7 @@ struct Stall<'a> {
 impl<'a> Stall<'a> {
     /// Stops whoever is about to make that change.
     async fn at(site: &Site, change: &'a str, condition: &str) -> Self {
+        site.is_prepared().await;
         let sql = site.sql().await;
         // As keycard's own user: a worker starts on no ledger with triggers of others.
         sql.batch_execute(&format!(

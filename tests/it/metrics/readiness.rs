@@ -96,6 +96,8 @@ async fn what_a_worker_does_not_reach_is_named_until_it_does() {
 mod amqp {
     use super::{address_of, becomes_ready, is, lines, misses, until, worker_with_metrics};
     use crate::metrics::{VARIABLE, samples};
+    use crate::support::client::SOON;
+    use crate::support::eventually;
     use crate::support::gate::Gate;
     use crate::support::services::WORKER;
     use crate::support::site::Site;
@@ -128,7 +130,7 @@ mod amqp {
         let worker =
             site.worker_unready(&[("KEYCARD_QUEUE__URL", &url), (VARIABLE, "127.0.0.1:0")]);
         let address = address_of(&worker).await;
-        crate::support::eventually("the queue is named", 60, async || {
+        eventually("the queue is named", SOON, async || {
             let (is_ready, lines) = lines(address, "/readyz").await;
             let named = "the queue has not been reached yet".to_owned();
             (!is_ready && lines.contains(&named)).then_some(())

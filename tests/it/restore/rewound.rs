@@ -51,7 +51,7 @@ async fn a_lease_that_was_revoked_after_the_recovered_point_is_revoked_again() {
     let lost = Lease::with_ttl(&orders, Some(SOON_OVER)).await;
     // In good order, so that no command comes again.
     worker.terminate();
-    worker.exit(SOON).await;
+    assert!(worker.exit(SOON).await.success());
     drop(orders);
     original.server.stop();
 

@@ -78,7 +78,9 @@ async fn frozen_revocations_wait_and_everybody_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn freezing_twice_keeps_the_time_and_takes_a_new_reason() {
     let site = Site::usual().await;
-    site.worker().await.kill();
+    let mut worker = site.worker().await;
+    site.is_prepared().await;
+    worker.kill();
     let frozen = async || {
         let row = "SELECT frozen_at, coalesce(frozen_reason, '') FROM keycard.ledger";
         let row = site.sql().await.query_one(row, &[]).await.unwrap();

@@ -17,6 +17,8 @@ use keycard::store::{SecretStore as _, StoreError};
 use secrecy::ExposeSecret as _;
 
 use super::{Probe, conformance, locator, put};
+use crate::support::client::SOON;
+use crate::support::eventually;
 use crate::support::secrets_manager::{FakeSecretsManager, Fault, Operation};
 use crate::support::servers::shared_moto;
 
@@ -174,9 +176,14 @@ async fn values_that_aws_does_not_take_never_reach_it() {
 
 /// As the worker does: what took too long is tried again.
 async fn until_done<T>(mut effect: impl AsyncFnMut() -> Result<T, StoreError>) {
-    while let Err(error) = effect().await {
-        assert_eq!(error.disposition(), Disposition::Retry, "{error}");
-    }
+    eventually("it is done", SOON, async || match effect().await {
+        Ok(_) => Some(()),
+        Err(error) => {
+            assert_eq!(error.disposition(), Disposition::Retry, "{error}");
+            None
+        }
+    })
+    .await;
 }
 
 /// Whoever asks for more than a second's worth at once waits for it, though nobody refuses. A busy

@@ -1,5 +1,6 @@
 //! A service as keycard sees it: publishes commands, reads its own results.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ use super::site::Site;
 /// wait, for twenty seconds of a lease, or for another try after the 30 s for which an attempt holds
 /// its lease.
 pub const SOON: u64 = 90;
+
+/// Longer than a revocation takes that has failed a few times, or met an attempt that holds the
+/// lease: pauses between attempts grow to 20 s before it is stuck, and a hold is 30 s.
+pub const TRIED_AGAIN: u64 = 180;
 
 /// A connected service.
 pub struct Client {
@@ -238,6 +243,15 @@ impl Client {
     /// Everything heard so far.
     pub fn heard(&self) -> Vec<Heard> {
         self.heard.lock().unwrap().clone()
+    }
+
+    /// What was heard so far, each event once: one that the broker does not confirm in time comes
+    /// twice.
+    pub fn told(&self) -> Vec<Heard> {
+        let mut events = BTreeSet::new();
+        let mut heard = self.heard();
+        heard.retain(|heard| events.insert(heard.event["id"].to_string()));
+        heard
     }
 
     /// Everything heard so far that answers a command.

@@ -303,8 +303,17 @@ requesters = ["orders-svc"]
         worker
     }
 
-    /// A worker serves after twenty seconds even if its ledger is not prepared: waits until it is,
-    /// and whoever prepares it has let go of the lock.
+    /// The database's URL for keycard, with a setting for its sessions and their statements' time.
+    pub fn url_with(&self, setting: &str, seconds: u32) -> String {
+        format!(
+            "postgresql://{{{{username}}}}:{{{{password}}}}@{}:{}/{}\
+             ?options=-c%20{setting}%3D{seconds}s%20-c%20statement_timeout%3D{seconds}s",
+            self.postgres.host, self.postgres.port, self.dbname
+        )
+    }
+
+    /// A worker serves after five seconds even if its ledger is not prepared: waits until it is, and
+    /// whoever prepares it has let go of the lock.
     pub async fn is_prepared(&self) {
         const PREPARED: &str = "SELECT FROM keycard.ledger WHERE NOT EXISTS (
             SELECT FROM pg_locks JOIN pg_database d ON d.oid = database

@@ -115,7 +115,7 @@ async fn forged_expiry_events_end_nothing_and_are_parked() {
         assert_eq!(letter.reason, reason, "{queue} {event}");
         assert_eq!((letter.requester, letter.body), (None, body.into_bytes()));
     }
-    assert_eq!((orders.heard().len(), mallory.heard().len()), (1, 0));
+    assert_eq!((orders.told().len(), mallory.told().len()), (1, 0));
     assert_eq!(site.rows().await, (1, 1));
     site.assert_live(1).await;
     site.assert_credentials_work([&issued]).await;
@@ -155,7 +155,7 @@ async fn headers_of_keycards_own_are_not_believed_from_a_client() {
             assert_eq!(letter.requester.as_deref(), Some("mallory"));
         }
     }
-    assert_eq!(orders.heard().len(), 1, "{:?}", orders.story());
+    assert_eq!(orders.told().len(), 1, "{:?}", orders.story());
     site.assert_live(1).await;
     site.assert_no_dead_letters().await;
 }
