@@ -125,7 +125,7 @@ async fn dead_letters_are_listed_shown_requeued_and_dropped() {
     assert_eq!(again["requester"], "orders-svc");
     assert_eq!(again["event"], event);
     eventually("told twice", SOON, async || {
-        (orders.told().len() == 2).then_some(())
+        (orders.heard().len() >= 2).then_some(())
     })
     .await;
 
