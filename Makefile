@@ -27,7 +27,7 @@ demo-aws: ## the same on RabbitMQ and Secrets Manager (moto)
 
 # What PostgreSQL's version or the queue in it may change; `make verify` runs everything.
 ON_17 := logins:: revocation:: reconcile:: restore:: ledger:: \
-	queue::postgres:: embedded:: life:: authorisation:: dead_letters:: expiry:: crash_matrix::
+	queue::postgres:: embedded:: life:: authorisation:: dead_letters:: expiry::
 
 # RabbitMQ and PostgreSQL 15 carry the whole suite; then PostgreSQL 17 carries the queue as well.
 # Security advisories are not checked: they are a database to be downloaded, and the tests run
