@@ -296,7 +296,7 @@ pub enum LedgerError {
         /// Which database.
         database: String,
     },
-    /// There is no ledger, or not any more.
+    /// There is no ledger, or not any more, or nobody has recorded yet whose it is.
     #[error("database {database} has no ledger; `keycard worker` makes it when it starts")]
     NoLedger {
         /// Which database.
