@@ -100,18 +100,9 @@ impl DirectReply {
     async fn reply_to(&mut self, id: &Value) -> Heard {
         loop {
             let reply = self.replies.next().await.unwrap().unwrap();
-            let event: Value = serde_json::from_slice(&reply.data).unwrap();
-            if event["correlationid"] == *id {
-                return Heard {
-                    event,
-                    routing_key: Some(reply.routing_key.to_string()),
-                    correlation_id: reply
-                        .properties
-                        .correlation_id()
-                        .as_ref()
-                        .map(ToString::to_string),
-                    bytes: reply.data,
-                };
+            let heard = Heard::from(reply);
+            if heard.event["correlationid"] == *id {
+                return heard;
             }
         }
     }

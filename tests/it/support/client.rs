@@ -54,6 +54,21 @@ pub struct Heard {
     pub correlation_id: Option<String>,
 }
 
+impl From<lapin::message::Delivery> for Heard {
+    fn from(delivery: lapin::message::Delivery) -> Self {
+        Self {
+            event: serde_json::from_slice(&delivery.data).unwrap(),
+            routing_key: Some(delivery.routing_key.to_string()),
+            correlation_id: delivery
+                .properties
+                .correlation_id()
+                .as_ref()
+                .map(ToString::to_string),
+            bytes: delivery.data,
+        }
+    }
+}
+
 impl Heard {
     /// The event's type without the common beginning: `credential.issued.v1`.
     pub fn kind(&self) -> &str {
@@ -131,16 +146,7 @@ impl Client {
         let all = Arc::clone(&heard);
         let listening = tokio::spawn(async move {
             while let Some(Ok(delivery)) = consumer.next().await {
-                all.lock().unwrap().push(Heard {
-                    event: serde_json::from_slice(&delivery.data).unwrap(),
-                    routing_key: Some(delivery.routing_key.to_string()),
-                    correlation_id: delivery
-                        .properties
-                        .correlation_id()
-                        .as_ref()
-                        .map(ToString::to_string),
-                    bytes: delivery.data,
-                });
+                all.lock().unwrap().push(Heard::from(delivery));
             }
         });
         Self {
