@@ -1,8 +1,9 @@
 //! One connection to the broker: how it is opened, and what the broker's refusals mean.
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -97,48 +98,14 @@ impl Broker {
             .with_connection_name(format!("keycard {purpose}").into())
             .with_client_property("product".into(), "keycard".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let runtime = lapin::runtime::default_runtime().map_err(|error| self.refusal(&error))?;
-
-        // lapin bounds neither the connecting nor the handshake, and its thread would wait for a
-        // silent broker for ever.
-        let attempt = Attempt::default();
-        let progress = Arc::clone(&attempt.0);
-        let connecting = Connection::connector(
-            uri,
-            runtime,
-            async move |uri: AMQPUri, runtime| {
-                let address = (uri.authority.host.clone(), uri.authority.port);
-                let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(address));
-                let stream = timeout(OPERATION_TIMEOUT, stream)
-                    .await
-                    .map_err(std::io::Error::from)??;
-                if let AsyncTcpStream::Plain(plain) = &stream {
-                    let socket = plain.get_ref().as_fd().try_clone_to_owned()?;
-                    watch(&progress, socket.into())?;
-                }
-                Ok(match uri.scheme {
-                    AMQPScheme::AMQP => stream,
-                    AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
-                })
-            },
-            properties,
-        );
-        let connected = timeout(OPERATION_TIMEOUT, connecting).await;
-        match connected {
-            Ok(Ok(connection)) => {
-                attempt.succeed();
-                Ok(connection)
-            }
-            Ok(Err(error)) => Err(self.refusal(&error)),
-            Err(_) => Err(later(
-                "connect",
-                format!(
-                    "{}: the broker does not answer{}",
-                    self.address(),
-                    self.remedy()
-                ),
-            )),
-        }
+        timeout(OPERATION_TIMEOUT, Box::pin(connect(uri, tls, properties)))
+            .await
+            .map_err(|_| {
+                let (address, remedy) = (self.address(), self.remedy());
+                let problem = format!("{address}: the broker does not answer{remedy}");
+                later("connect", problem)
+            })?
+            .map_err(|error| self.refusal(&error))
     }
 
     /// What can be done where the broker is not reached.
@@ -259,43 +226,54 @@ impl Broker {
     }
 }
 
-/// An attempt to connect. Its socket is shut down when it is given up.
-#[derive(Default)]
-struct Attempt(Arc<Mutex<Progress>>);
-
-#[derive(Default)]
-enum Progress {
-    #[default]
-    Connecting,
-    Connected(TcpStream),
-    Over,
+/// Not left to lapin's thread, where a refusal is lost to whoever does not listen yet (lapin 4.12.3:
+/// `IoLoop::start` beside `Connection::start`).
+async fn connect(
+    uri: AMQPUri,
+    tls: OwnedTLSConfig,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection> {
+    let runtime = lapin::runtime::default_runtime()?;
+    let address = (uri.authority.host.clone(), uri.authority.port);
+    let stream = AsyncTcpStream::connect(&runtime, runtime.to_socket_addrs(address)).await?;
+    let AsyncTcpStream::Plain(plain) = &stream else {
+        return Err(io::Error::from(io::ErrorKind::Unsupported).into());
+    };
+    let attempt = Attempt::on(plain.get_ref())?;
+    let stream = match uri.scheme {
+        AMQPScheme::AMQP => stream,
+        AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
+    };
+    // lapin connects once: it is not told to recover.
+    let stream = Mutex::new(Some(stream));
+    let take = async move |_, _| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        stream.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionAborted).into())
+    };
+    let connection = Connection::connector(uri, runtime, take, properties).await?;
+    attempt.succeed();
+    Ok(connection)
 }
 
-/// Notes the socket of an attempt, unless that has been given up meanwhile.
-fn watch(progress: &Mutex<Progress>, socket: TcpStream) -> std::io::Result<()> {
-    let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-    if matches!(*progress, Progress::Over) {
-        return Err(std::io::ErrorKind::TimedOut.into());
-    }
-    *progress = Progress::Connected(socket);
-    Ok(())
-}
+/// An attempt to connect. Its socket is shut down when it is given up: lapin's thread would wait
+/// for a silent broker for ever.
+struct Attempt(Option<TcpStream>);
 
 impl Attempt {
-    /// The socket is the connection's own from now on.
-    fn succeed(self) {
-        self.end();
+    fn on(socket: &impl AsFd) -> io::Result<Self> {
+        let socket = socket.as_fd().try_clone_to_owned()?;
+        Ok(Self(Some(socket.into())))
     }
 
-    fn end(&self) -> Progress {
-        let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut progress, Progress::Over)
+    /// The socket is the connection's own from now on.
+    fn succeed(mut self) {
+        self.0 = None;
     }
 }
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if let Progress::Connected(socket) = self.end() {
+        if let Some(socket) = &self.0 {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
