@@ -1,5 +1,6 @@
 # Adds up cargo's "test result:" lines into one closing line, after what was not
-# checked, which is said once more; fails when a test failed or none ran.
+# checked and what failed, which are said once more; fails when a test failed or
+# none ran.
 /^test result:/ {
     for (field = 2; field <= NF; field++) {
         if ($field == "passed;") passed += $(field - 1)
@@ -7,9 +8,17 @@
         if ($field == "ignored;") skipped += $(field - 1)
     }
 }
-/NOT CHECKED:/ { missed[++misses] = $0 }
+# What integration.sh says of the run that follows.
+/^== / { next_run = " on" substr($0, 3) }
+/^ +Running / { run = next_run; next_run = "" }
+/NOT CHECKED:/ { said[++says] = $0 }
+/^---- .* stdout ----$/ { said[++says] = "FAILED: " $2 run }
+# What it panicked with: its lines end at the backtrace, or at the advice to ask for one.
+/^(stack backtrace:|note: run with)/ { panics = 0 }
+panics { said[++says] = "    " $0 }
+/^thread '.*panicked at / { panics = 1; said[++says] = "    " $0 }
 END {
-    for (miss = 1; miss <= misses; miss++) print missed[miss]
+    for (say = 1; say <= says; say++) print said[say]
     printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped
     exit failed > 0 || passed == 0
 }

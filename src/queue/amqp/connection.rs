@@ -226,8 +226,8 @@ impl Broker {
     }
 }
 
-/// Not left to lapin's thread, where a refusal is lost to whoever does not listen yet (lapin 4.12.3:
-/// `IoLoop::start` beside `Connection::start`).
+/// TCP, TLS and the handshake. The first two are not left to lapin's thread, where a refusal is lost
+/// to whoever does not listen yet (lapin 4.12.3: `IoLoop::start` beside `Connection::start`).
 async fn connect(
     uri: AMQPUri,
     tls: OwnedTLSConfig,
