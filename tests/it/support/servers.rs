@@ -269,14 +269,18 @@ mod tests {
             &["queues", "a/b", "q"],
             &json!({ "durable": true, "arguments": { "x-queue-type": "quorum" } }),
         );
+        broker.memory_alarm(true);
+        broker.memory_alarm(false);
+        broker.close_connections("a/b");
+        // A quorum queue that is killed within a second of its declaration is without leader and
+        // messages for good (seen with 3.10.8, whose list of them is written that late).
+        broker.server.stop();
+        broker.server.start_again();
         broker.api(
             "POST",
             &["exchanges", "a/b", "amq.default", "publish"],
             &json!({ "properties": {}, "routing_key": "q", "payload": "1", "payload_encoding": "string" }),
         );
-        broker.memory_alarm(true);
-        broker.memory_alarm(false);
-        broker.close_connections("a/b");
         broker.server.kill();
         broker.server.start_again();
         let one_ready = QueueDepth {
