@@ -13,8 +13,9 @@
 /^ +Running / { run = next_run; next_run = "" }
 /NOT CHECKED:/ { said[++says] = $0 }
 /^---- .* stdout ----$/ { said[++says] = "FAILED: " $2 run }
-# What it panicked with: its lines end at the backtrace, or at the advice to ask for one.
-/^(stack backtrace:|note: run with)/ { panics = 0 }
+# What it panicked with, up to the backtrace, the advice to ask for one (which only the first
+# of a process gives), an empty line or a log.
+/^(stack backtrace:|note: run with|--|$)/ { panics = 0 }
 panics { said[++says] = "    " $0 }
 /^thread '.*panicked at / { panics = 1; said[++says] = "    " $0 }
 END {
