@@ -244,7 +244,7 @@ async fn connect(
         AMQPScheme::AMQP => stream,
         AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, tls.as_ref()).await?,
     };
-    // lapin connects once: it is not told to recover.
+    // lapin asks for it once, as it is not told to recover.
     let stream = Mutex::new(Some(stream));
     let take = async move |_, _| {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
